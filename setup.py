@@ -1,0 +1,26 @@
+"""
+The native builds of kvmaff, and nothing else: all metadata is in pyproject.toml.
+
+cffi's modules cannot be declared in pyproject.toml, so they and the Cython engine are listed here.
+All of them keep to CPython's stable ABI of 3.11, so that one wheel serves every later version.
+"""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+setup(
+    cffi_modules=["ext/build_procscan.py:builder", "ext/build_microvm.py:builder"],
+    ext_modules=cythonize(
+        [
+            Extension(
+                "kvmaff.placement._fit",
+                ["ext/_fit.pyx"],
+                define_macros=[("Py_LIMITED_API", "0x030B0000")],
+                py_limited_api=True,
+                extra_compile_args=["-O2"],
+            ),
+        ],
+        language_level=3,
+    ),
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
