@@ -1,0 +1,5 @@
+"""``python -m kvmaff``, the same as ``kvmaff``."""
+
+from kvmaff.cli import main
+
+main()
