@@ -1,0 +1,103 @@
+"""A running guest as a frozen value."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from kvmaff.cpuset import CpuSet
+
+__all__ = ["Guest", "GuestThread", "Role"]
+
+
+class Role(enum.StrEnum):
+    """What a thread of a guest is for."""
+
+    VCPU = "vcpu"
+    """Runs one virtual CPU (or, under single-threaded TCG, all of them)."""
+    EMULATOR = "emulator"
+    """Every other user thread of the VMM; the main thread is the first."""
+    IOTHREAD = "iothread"
+    """Runs the I/O of devices that were given to it by name."""
+    VHOST = "vhost"
+    """The kernel's worker for a vhost device."""
+    OTHER = "other"
+    """Any other kernel worker inside the process."""
+
+
+@attrs.frozen(kw_only=True)
+class GuestThread:
+    """
+    One thread of a guest.
+
+    Attributes:
+        pid: Its process.
+        tid: Its number.
+        ino: Inode number of its /proc folder when it was seen.
+        start: Its start, clock ticks after boot.
+        role: What it is for.
+        index: Which vCPU or IOThread it is, from 0; None where that means nothing.
+        name: Its comm, made printable.
+        mask: The CPUs it may run on, or None where that could not be read.
+        cpu: The CPU it ran on last, or None.
+    """
+
+    pid: int
+    tid: int
+    ino: int
+    start: int
+    role: Role
+    index: int | None
+    name: str
+    mask: CpuSet | None
+    cpu: int | None
+
+
+@attrs.frozen(kw_only=True)
+class Guest:
+    """
+    One running guest.
+
+    Attributes:
+        name: What it was called at its start, else ``pid:PID``; printable, chosen by whoever started it.
+        uuid: Its UUID in lower case, or None.
+        pid: The process.
+        start: The process's start, clock ticks after boot.
+        seen: Clock ticks after boot, sampled before its threads were looked at.
+        vmm: The VMM's name.
+        kvm: Whether it holds a KVM VM; None where that may not be looked at.
+        verified: Whether it is proved to be a guest.
+        why: What proof is missing; None where it is verified.
+        doubt: Why its roles are not certain, so that only all its threads can be named; None where they are.
+        threads: Its threads; vCPUs, emulator, IOThreads, vhost, others, each in order.
+    """
+
+    name: str
+    uuid: str | None
+    pid: int
+    start: int
+    seen: int
+    vmm: str
+    kvm: bool | None
+    verified: bool
+    why: str | None
+    doubt: str | None
+    threads: tuple[GuestThread, ...]
+
+    @property
+    def vcpus(self) -> tuple[GuestThread, ...]:
+        """Its vCPU threads, in order of vCPU."""
+        return self.by_role(Role.VCPU)
+
+    def by_role(self, role: Role) -> tuple[GuestThread, ...]:
+        """
+        Its threads of one role.
+
+        Args:
+            role: The role.
+
+        Returns:
+            The threads, in order.
+        """
+        return tuple(thread for thread in self.threads if thread.role is role)

@@ -1,0 +1,154 @@
+"""
+How each VMM is recognised and names its threads.
+
+Rule: a name is a claim. It says what a thread of a proved guest is for; it never makes a process a guest.
+
+Sources of the names: QEMU softmmu/cpus.c and accel/*/*-accel-ops.c ("CPU %d/KVM"), iothread.c ("IO %s");
+Firecracker src/vmm vstate/vcpu.rs; cloud-hypervisor vmm/src/cpu.rs; crosvm src/crosvm/sys/linux/vcpu.rs;
+kvmtool kvm-cpu.c. QEMU names threads only with ``-name …,debug-threads=on``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+
+import attrs
+
+from kvmaff.guest.guest import Role
+from kvmaff.kernel.scan import PF_WORKER, Task
+
+__all__ = ["BUILTIN", "Vmm", "roles_of", "vmm_of_executable"]
+
+
+@attrs.frozen(kw_only=True)
+class Vmm:
+    """
+    One kind of VMM.
+
+    Attributes:
+        name: What it is called in answers.
+        executables: Patterns (fnmatch) of its executable's file name.
+        vcpu: Pattern of a vCPU thread's whole name; its group is the vCPU's number, or does not take part
+            where one thread runs all vCPUs.
+        iothread: The same for IOThreads; its group is the IOThread's name.
+        name_options: Options of its command line that name the guest.
+        vouched: Processes, as (pid, start), that whoever registers this VMM started itself.
+    """
+
+    name: str
+    executables: tuple[str, ...]
+    vcpu: str
+    iothread: str | None = None
+    name_options: tuple[str, ...] = ()
+    vouched: frozenset[tuple[int, int]] = frozenset()
+
+    def vcpu_index(self, comm: str) -> int | None:
+        """
+        Which vCPU a thread name claims.
+
+        Args:
+            comm: The name.
+
+        Returns:
+            The number; -1 where the thread runs all vCPUs; None where it claims none.
+        """
+        match = re.fullmatch(self.vcpu, comm)
+        if match is None:
+            return None
+        return -1 if match[1] is None else int(match[1])
+
+    def iothread_name(self, comm: str) -> str | None:
+        """
+        Which IOThread a thread name claims.
+
+        Args:
+            comm: The name.
+
+        Returns:
+            The IOThread's name, or None where it claims to be none.
+        """
+        match = re.fullmatch(self.iothread, comm) if self.iothread else None
+        return match[1] if match else None
+
+
+QEMU = Vmm(
+    name="qemu",
+    executables=("qemu-system-*", "qemu-kvm"),
+    vcpu=r"CPU (\d{1,5})/(?:KVM|TCG|HVF|NVMM)|ALL CPUs/TCG",
+    # "IO mon_iothread" is the monitor's own thread, no user's IOThread
+    iothread=r"IO (?!mon_iothread$)(.+)",
+    name_options=("-name", "--name"),
+)
+"""QEMU, and everything that names its threads as QEMU does."""
+
+BUILTIN: tuple[Vmm, ...] = (
+    QEMU,
+    Vmm(
+        name="firecracker",
+        executables=("firecracker", "firecracker-*"),
+        vcpu=r"fc_vcpu ?(\d{1,5})",
+        name_options=("--id",),
+    ),
+    Vmm(name="cloud-hypervisor", executables=("cloud-hypervisor",), vcpu=r"vcpu(\d{1,5})"),
+    Vmm(
+        name="crosvm",
+        executables=("crosvm",),
+        vcpu=r"crosvm_vcpu(\d{1,5})",
+        name_options=("--name",),
+    ),
+    Vmm(
+        name="kvmtool",
+        executables=("lkvm", "lkvm-static", "kvmtool"),
+        vcpu=r"kvm-vcpu-(\d{1,5})",
+        name_options=("--name", "-n"),
+    ),
+)
+"""The VMMs known from the start."""
+
+
+def vmm_of_executable(name: str, vmms: Sequence[Vmm]) -> Vmm | None:
+    """
+    Which VMM an executable's file name belongs to.
+
+    Args:
+        name: The file name, without folders; or a comm, which is that name cut to 15 bytes.
+        vmms: The VMMs to choose from; the first that fits is taken.
+
+    Returns:
+        The VMM, or None.
+    """
+    for vmm in vmms:
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in vmm.executables):
+            return vmm
+    return None
+
+
+def roles_of(vmm: Vmm, tasks: Sequence[Task]) -> list[tuple[Role, int | None]]:
+    """
+    What each thread of a process is for.
+
+    Args:
+        vmm: Its VMM.
+        tasks: All its threads.
+
+    Returns:
+        For each thread its role, and its number where it has one; IOThreads are numbered in order of thread
+        number.
+    """
+    roles: list[tuple[Role, int | None]] = []
+    iothreads = 0
+    for task in tasks:
+        vcpu = vmm.vcpu_index(task.name)
+        if task.flags & PF_WORKER and task.tid != task.pid:
+            # vhost workers moved from kthreadd into the VMM's process with Linux 6.4
+            roles.append((Role.VHOST if task.name.startswith("vhost-") else Role.OTHER, None))
+        elif vcpu is not None:
+            roles.append((Role.VCPU, vcpu if vcpu >= 0 else None))
+        elif vmm.iothread_name(task.name) is not None:
+            roles.append((Role.IOTHREAD, iothreads))
+            iothreads += 1
+        else:
+            roles.append((Role.EMULATOR, None))
+    return roles
