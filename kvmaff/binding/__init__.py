@@ -1,0 +1,1 @@
+"""Doing: the only room that changes the machine, and that always knows the way back."""

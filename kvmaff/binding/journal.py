@@ -1,0 +1,268 @@
+"""
+The record that undo needs, on disk before the first mask is changed.
+
+Rules:
+
+* one file a call, named by its number; the highest number is undone first;
+* a file appears whole or not at all: written beside its place, fsync, renamed, and the folder fsynced;
+* files are ours (0600 in a folder that nobody else may write), opened without following links, and what they
+  say is checked field by field: a record that does not make sense is an error, never a guess;
+* masks live as long as the kernel that runs: a record of another boot or of another pid namespace is foreign,
+  and its thread numbers mean nothing here;
+* one kvmaff at a time binds: the folder is locked (flock) from reading a record to removing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+
+from kvmaff.binding.record import Record, boot_id, from_data, pid_namespace, to_data
+from kvmaff.errors import JournalError
+from kvmaff.kernel.scan import ticks_now
+
+__all__ = ["Folder", "Journal", "default_folder"]
+
+_LIMIT = 1 << 24
+_NAME = re.compile(r"([0-9]{8})\.json")
+_WAIT = 5.0
+
+
+def default_folder() -> str:
+    """
+    Where records are kept unless told otherwise.
+
+    Returns:
+        ``$KVMAFF_STATE_DIR``, else /var/lib/kvmaff for root, else ``$XDG_STATE_HOME``/kvmaff, which is
+        ~/.local/state/kvmaff by default.
+    """
+    told = os.environ.get("KVMAFF_STATE_DIR")
+    if told:
+        return told
+    if os.geteuid() == 0:
+        return "/var/lib/kvmaff"
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "kvmaff")
+
+
+class Journal:
+    """
+    A folder of records.
+
+    Args:
+        folder: Its path; made, with 0700, when the first record is written.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = os.path.abspath(folder or default_folder())
+
+    def exists(self) -> bool:
+        """
+        Whether the folder is there at all.
+
+        Returns:
+            True where something has that name.
+        """
+        return os.path.lexists(self.folder)
+
+    @contextlib.contextmanager
+    def locked(self, *, make: bool = False) -> Iterator[Folder]:
+        """
+        Open the folder, alone.
+
+        Args:
+            make: Make it where it is missing.
+
+        Returns:
+            A context manager that gives the open folder.
+
+        Raises:
+            JournalError: It is missing and is not to be made, cannot be made, is not ours alone to write, or
+                another kvmaff holds it for longer than 5 seconds.
+        """
+        if make:
+            self._make()
+        try:
+            fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._error(self.folder, error.strerror or "cannot be opened") from error
+        try:
+            info = os.fstat(fd)
+            if info.st_uid not in (0, os.geteuid()) or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise self._error(
+                    self.folder, "others may write to it, so its records are not believed; chmod 0700 it"
+                )
+            self._lock(fd)
+            yield Folder(self.folder, fd)
+        finally:
+            os.close(fd)
+
+    def _make(self) -> None:
+        parent = os.path.dirname(self.folder)
+        try:
+            os.makedirs(parent, mode=0o755, exist_ok=True)
+            os.mkdir(self.folder, mode=0o700)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise self._error(
+                self.folder,
+                f"{error.strerror}; undo needs it: give a folder with --state-dir or KVMAFF_STATE_DIR",
+            ) from error
+
+    def _lock(self, fd: int) -> None:
+        deadline = time.monotonic() + _WAIT
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise self._error(self.folder, "another kvmaff is at work; try again") from None
+                time.sleep(0.02)
+            else:
+                return
+
+    @staticmethod
+    def _error(path: str, why: str) -> JournalError:
+        return JournalError(f"{path}: {why}", path=path)
+
+
+class Folder:
+    """
+    The records, while the folder is locked.
+
+    Args:
+        path: Its path, for messages.
+        fd: Its descriptor.
+    """
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def numbers(self) -> list[int]:
+        """
+        The records there are.
+
+        Returns:
+            Their numbers, the oldest first.
+        """
+        matches = map(_NAME.fullmatch, os.listdir(self._fd))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def begin(self, command: str) -> Record:
+        """
+        Start a record, not yet written.
+
+        Args:
+            command: What was asked, for people.
+
+        Returns:
+            It, without threads.
+        """
+        return Record(
+            number=max(self.numbers(), default=0) + 1,
+            boot=boot_id(),
+            namespace=pid_namespace(),
+            time=int(time.time()),
+            ticks=ticks_now(),
+            command=command,
+            entries=(),
+        )
+
+    def write(self, record: Record) -> None:
+        """
+        Put a record on disk, in place of an earlier one of its number.
+
+        Args:
+            record: The record.
+
+        Raises:
+            JournalError: It cannot be written; then nothing has changed.
+        """
+        name = f"{record.number:08d}.json"
+        data = json.dumps(to_data(record), indent=1).encode() + b"\n"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        temporary = f".{name}.new"
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=self._fd)  # left by a crash; the lock is ours
+            fd = os.open(temporary, flags, 0o600, dir_fd=self._fd)
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=self._fd)
+                raise
+            os.fsync(self._fd)
+        except OSError as error:
+            raise JournalError(
+                f"{self.path}/{name}: {error.strerror}; nothing is bound without a record that undoes it: "
+                "give a folder with --state-dir or KVMAFF_STATE_DIR",
+                path=f"{self.path}/{name}",
+            ) from error
+
+    def read(self, number: int) -> Record:
+        """
+        Read a record.
+
+        Args:
+            number: Its number.
+
+        Returns:
+            The record.
+
+        Raises:
+            JournalError: It is missing, not ours, damaged, or of another version of kvmaff.
+        """
+        name = f"{number:08d}.json"
+        path = f"{self.path}/{name}"
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as error:
+            raise JournalError(f"{path}: {error.strerror}", path=path) from error
+        with os.fdopen(fd, "rb") as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode) or info.st_uid not in (0, os.geteuid()):
+                raise JournalError(f"{path}: not a file of ours, so not believed", path=path)
+            if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise JournalError(f"{path}: others may write to it, so it is not believed", path=path)
+            data = file.read(_LIMIT + 1)
+        try:
+            if len(data) > _LIMIT:
+                raise ValueError(f"longer than {_LIMIT} bytes")
+            return from_data(json.loads(data), number)
+        except (ValueError, RecursionError) as error:
+            raise JournalError(
+                f"{path}: damaged, so nothing is undone from it: {error}. "
+                f"Look at it, then remove it: kvmaff undo --discard {number}",
+                path=path,
+            ) from error
+
+    def remove(self, number: int) -> None:
+        """
+        Remove a record, for good.
+
+        Args:
+            number: Its number.
+
+        Raises:
+            JournalError: It cannot be removed.
+        """
+        name = f"{number:08d}.json"
+        try:
+            os.unlink(name, dir_fd=self._fd)
+            os.fsync(self._fd)
+        except OSError as error:
+            path = f"{self.path}/{name}"
+            raise JournalError(f"{path}: {error.strerror}", path=path) from error

@@ -1,0 +1,146 @@
+"""
+Values -> what JSON can hold.
+
+These shapes are a contract: other programs read them. CPUs are cpulists, as everywhere on Linux.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from kvmaff.binding.report import Report
+from kvmaff.binding.undo import Listed
+from kvmaff.cpuset import CpuSet
+from kvmaff.guest.guest import Guest
+from kvmaff.host.reader import Host
+
+__all__ = ["guests_data", "records_data", "report_data", "topology_data"]
+
+
+def topology_data(host: Host) -> dict[str, Any]:
+    """
+    Describe a host.
+
+    Args:
+        host: The host.
+
+    Returns:
+        ``possible, present, online, isolated, nohz_full`` as cpulists; ``packages, dies, clusters, cores, l2, l3`` as
+        lists of cpulists, empty where the machine does not say; ``nodes`` by number, with ``cpus, memory_bytes``
+        (null where not told) and ``distances`` by node number.
+    """
+    topology = host.topology
+    levels = ("packages", "dies", "clusters", "cores", "l2", "l3")
+    return {
+        "possible": str(topology.possible),
+        "present": str(topology.present),
+        "online": str(topology.online),
+        "isolated": str(host.isolated),
+        "nohz_full": str(host.nohz_full),
+        **{level: [str(group) for group in getattr(topology, level)] for level in levels},
+        "nodes": {
+            str(node.number): {
+                "cpus": str(node.cpus),
+                "memory_bytes": node.memory_bytes,
+                "distances": {str(other): distance for other, distance in node.distances},
+            }
+            for node in topology.nodes
+        },
+    }
+
+
+def guests_data(guests: Iterable[Guest]) -> list[dict[str, Any]]:
+    """
+    Describe guests.
+
+    Args:
+        guests: The guests.
+
+    Returns:
+        For each ``name, uuid, pid, start, vmm, kvm, verified, why, doubt`` and ``threads``, a list of
+        ``tid, role, index, name, mask, cpu``.
+    """
+    return [
+        {
+            "name": guest.name,
+            "uuid": guest.uuid,
+            "pid": guest.pid,
+            "start": guest.start,
+            "vmm": guest.vmm,
+            "kvm": guest.kvm,
+            "verified": guest.verified,
+            "why": guest.why,
+            "doubt": guest.doubt,
+            "threads": [
+                {
+                    "tid": thread.tid,
+                    "role": thread.role.value,
+                    "index": thread.index,
+                    "name": thread.name,
+                    "mask": _text(thread.mask),
+                    "cpu": thread.cpu,
+                }
+                for thread in guest.threads
+            ],
+        }
+        for guest in guests
+    ]
+
+
+def report_data(report: Report) -> dict[str, Any]:
+    """
+    Describe what a call did.
+
+    Args:
+        report: The report.
+
+    Returns:
+        ``ok, changed, journal`` and ``threads``, a list of
+        ``tid, role, index, before, asked, after, outcome, why``.
+    """
+    return {
+        "ok": report.ok,
+        "changed": report.changed,
+        "journal": report.journal,
+        "threads": [
+            {
+                "tid": thread.tid,
+                "role": thread.role.value if thread.role else None,
+                "index": thread.index,
+                "before": _text(thread.before),
+                "asked": _text(thread.asked),
+                "after": _text(thread.after),
+                "outcome": thread.outcome.value,
+                "why": thread.why,
+            }
+            for thread in report.threads
+        ],
+    }
+
+
+def records_data(records: Iterable[Listed]) -> list[dict[str, Any]]:
+    """
+    Describe the records that could be undone.
+
+    Args:
+        records: The records.
+
+    Returns:
+        For each ``number, time`` (seconds since the epoch), ``command, threads`` (how many), ``usable, why``.
+    """
+    return [
+        {
+            "number": listed.number,
+            "time": listed.record.time if listed.record else None,
+            "command": listed.record.command if listed.record else None,
+            "threads": len(listed.record.entries) if listed.record else None,
+            "usable": listed.why is None,
+            "why": listed.why,
+        }
+        for listed in records
+    ]
+
+
+def _text(cpus: CpuSet | None) -> str | None:
+    return None if cpus is None else str(cpus)
