@@ -1,0 +1,23 @@
+"""The command ``kvmaff``; needs the extra ``cli``."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """
+    Run the command line, or say what is missing for it.
+
+    Raises:
+        SystemExit: Always; 0 done, 1 cannot, 2 wrong usage.
+    """
+    try:
+        from kvmaff.cli.app import app  # noqa: PLC0415 - click and rich are an extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("click", "rich"):
+            raise
+        sys.exit("kvmaff: the command line needs click and rich: pip install 'kvmaff[cli]'")
+    app(prog_name="kvmaff")

@@ -1,0 +1,33 @@
+"""The group that the commands hang on."""
+
+from __future__ import annotations
+
+import click
+
+from kvmaff import __version__
+from kvmaff.cli.common import Group
+from kvmaff.cli.demo import demo
+from kvmaff.cli.guests import guests
+from kvmaff.cli.pin import pin
+from kvmaff.cli.topology import topology
+from kvmaff.cli.undo import undo
+
+__all__ = ["app"]
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kvmaff")
+def app() -> None:
+    r"""
+    Which host CPU does every thread of every KVM guest run on? See it, set it, prove it, undo it.
+
+    Exit codes: 0 done, 1 cannot, 2 wrong usage.
+
+    \b
+    Example:
+      kvmaff demo
+    """
+
+
+for _command in (demo, guests, pin, topology, undo):
+    app.add_command(_command)

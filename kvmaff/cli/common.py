@@ -1,0 +1,138 @@
+"""What every command shares: options, errors, and where output goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+
+from kvmaff.binding.journal import Journal
+from kvmaff.binding.report import Report
+from kvmaff.errors import BindingFailed, KvmaffError, RequestError
+from kvmaff.formats.plain import report_data
+from kvmaff.report.tables import report_table
+
+__all__ = [
+    "Group",
+    "console",
+    "finish_binding",
+    "json_option",
+    "print_json",
+    "root_option",
+    "say",
+    "state_option",
+]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+root_option = click.option(
+    "--root",
+    default="/",
+    metavar="DIR",
+    show_default=True,
+    help="A recorded machine: a folder that holds its sys and proc.",
+)
+
+
+def _journal(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Journal:
+    return Journal(value)
+
+
+state_option = click.option(
+    "--state-dir",
+    "journal",
+    metavar="DIR",
+    callback=_journal,
+    help="Where the records that undo needs are kept.  "
+    "[default: $KVMAFF_STATE_DIR, else /var/lib/kvmaff for root, ~/.local/state/kvmaff for others]",
+)
+
+
+class Group(click.Group):
+    """The commands; what kvmaff raises on purpose becomes a message and exit code 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """
+        Run the command.
+
+        Args:
+            context: Click's.
+
+        Returns:
+            What the command returns.
+
+        Raises:
+            Exit: With 1, after saying what went wrong.
+        """
+        try:
+            return super().invoke(context)
+        except KvmaffError as error:
+            say(str(error))
+            raise click.exceptions.Exit(1) from error
+
+
+def console() -> Console:
+    """
+    Where tables go.
+
+    Returns:
+        A console on standard output: the terminal's width, or one that cuts nothing off when it is a pipe.
+    """
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=160, color_system=None)
+
+
+def say(message: str) -> None:
+    """
+    Tell the person at the shell what went wrong, on standard error.
+
+    Args:
+        message: One sentence a line.
+    """
+    for line in message.splitlines():
+        click.echo(f"kvmaff: {line}", err=True)
+
+
+def print_json(data: object) -> None:
+    """
+    Print a value as JSON on standard output.
+
+    Args:
+        data: What JSON can hold.
+    """
+    click.echo(json.dumps(data, indent=2))
+
+
+def finish_binding(call: Callable[[], Report], *, as_json: bool) -> None:
+    """
+    Run a call that binds, and show what it did, whether it worked or not.
+
+    Args:
+        call: The call.
+        as_json: Print JSON instead of a table.
+
+    Raises:
+        Exit: With 1, where not everything was done.
+    """
+    errors: tuple[str, ...] = ()
+    try:
+        report = call()
+    except BindingFailed as error:
+        report, errors = error.report, tuple(error.message.splitlines())
+    except KvmaffError as error:
+        report = Report(ok=False, threads=())
+        errors = error.problems if isinstance(error, RequestError) else tuple(str(error).splitlines())
+    if not errors and not report.ok:
+        errors = report.problems
+    if as_json:
+        print_json({**report_data(report), "errors": list(errors)})
+    elif report.threads:
+        console().print(report_table(report))
+    for line in errors:
+        say(line)
+    if not report.ok:
+        raise click.exceptions.Exit(1)

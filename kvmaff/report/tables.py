@@ -1,0 +1,226 @@
+"""
+Values -> tables for a terminal.
+
+Everything that comes from other processes passes as plain text: no markup, no escapes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from kvmaff.binding.report import Outcome, Report, ThreadResult
+from kvmaff.binding.undo import Listed
+from kvmaff.cpuset import CpuSet
+from kvmaff.guest.guest import Guest, GuestThread, Role
+from kvmaff.host.reader import Host
+
+__all__ = ["guests_table", "host_table", "load_table", "records_table", "report_table"]
+
+_LEVELS = (
+    ("packages", "package"),
+    ("dies", "die"),
+    ("l3", "L3 cache"),
+    ("l2", "L2 cache"),
+    ("cores", "core"),
+)
+_STYLE = {
+    Outcome.SET: "green",
+    Outcome.RESTORED: "green",
+    Outcome.KEPT: "dim",
+    Outcome.GONE: "yellow",
+    Outcome.CLIPPED: "red",
+    Outcome.REFUSED: "red",
+}
+
+
+def host_table(host: Host) -> Table:
+    """
+    Show a host at a glance.
+
+    Args:
+        host: The host.
+
+    Returns:
+        A table of two columns.
+    """
+    topology = host.topology
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("CPUs online", f"{len(topology.online)} ({topology.online})")
+    if topology.offline:
+        table.add_row("CPUs offline", f"{len(topology.offline)} ({topology.offline})")
+    for level, word in _LEVELS:
+        groups: tuple[CpuSet, ...] = getattr(topology, level)
+        if groups:
+            table.add_row(f"{word}s", f"{len(groups)}, {_sizes(groups)}")
+        elif level in ("packages", "cores", "l3"):
+            table.add_row(f"{word}s", "not told by this machine")
+    for node in topology.nodes:
+        memory = "memory not told" if node.memory_bytes is None else f"{node.memory_bytes / 2**30:.1f} GiB"
+        far = " ".join(str(distance) for _, distance in node.distances)
+        cpus = f"CPUs {node.cpus}" if node.cpus else "no CPUs"
+        table.add_row(f"NUMA node {node.number}", f"{cpus}; {memory}" + (f"; distances {far}" if far else ""))
+    table.add_row("isolated", str(host.isolated) or "none")
+    table.add_row("nohz_full", str(host.nohz_full) or "none")
+    return table
+
+
+def guests_table(guests: Sequence[Guest], *, every_thread: bool = False) -> Table:
+    """
+    Show guests and the CPUs of their threads.
+
+    Args:
+        guests: The guests.
+        every_thread: A row for each thread; otherwise threads of one role and mask share a row.
+
+    Returns:
+        The table.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("guest", "pid", "VMM", "KVM", "role", "thread", "may run on", "last on"):
+        table.add_column(title, overflow="fold")
+    for guest in guests:
+        head = [
+            Text(guest.name, style="bold" if guest.verified else "yellow"),
+            Text(str(guest.pid)),
+            Text(guest.vmm),
+            Text({True: "yes", False: "no", None: "unknown"}[guest.kvm]),
+        ]
+        for group in _groups(guest.threads, every_thread=every_thread):
+            table.add_row(*head, *_thread_cells(group))
+            head = [Text("")] * 4
+        table.add_section()
+    return table
+
+
+def report_table(report: Report) -> Table:
+    """
+    Show what became of each thread.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The table.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("thread", "role", "before", "asked", "now", "outcome", ""):
+        table.add_column(title, overflow="fold")
+    for thread in report.threads:
+        table.add_row(
+            str(thread.tid),
+            Text(_role(thread)),
+            _cpus(thread.before),
+            _cpus(thread.asked),
+            _cpus(thread.after),
+            Text(thread.outcome.value, style=_STYLE[thread.outcome]),
+            Text(thread.why),
+        )
+    return table
+
+
+def records_table(records: Iterable[Listed]) -> Table:
+    """
+    Show what could be undone.
+
+    Args:
+        records: The records, the newest first.
+
+    Returns:
+        The table.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("record", "when", "what", "threads", ""):
+        table.add_column(title, overflow="fold")
+    for listed in records:
+        record = listed.record
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.time)) if record else ""
+        table.add_row(
+            str(listed.number),
+            when,
+            Text(record.command if record else ""),
+            str(len(record.entries)) if record else "",
+            Text(listed.why or "", style="yellow"),
+        )
+    return table
+
+
+def load_table(host: Host, guests: Sequence[Guest]) -> Table:
+    """
+    Show which guests' threads each CPU carries.
+
+    Args:
+        host: The host.
+        guests: The guests, as they were read back from the kernel.
+
+    Returns:
+        A row for each CPU that carries one: its core and node, the threads that may run nowhere else, and the
+        vCPUs that ran there last. The other CPUs share a row.
+    """
+    topology = host.topology
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("CPU", "core", "node", "bound to it", "ran there last"):
+        table.add_column(title, overflow="fold")
+    idle = CpuSet()
+    for cpu in topology.online:
+        core = next((str(group) for group in topology.cores if cpu in group), "?")
+        node = next((str(node.number) for node in topology.nodes if cpu in node.cpus), "?")
+        only = CpuSet([cpu])
+        bound = [_short(guest, thread) for guest in guests for thread in guest.threads if thread.mask == only]
+        last = [_short(guest, thread) for guest in guests for thread in guest.vcpus if thread.cpu == cpu]
+        if not bound and not last:
+            idle |= only
+            continue
+        table.add_row(str(cpu), core, node, Text(", ".join(bound) or "-"), Text(", ".join(last) or "-"))
+    if idle:
+        table.add_row(str(idle), "", "", Text("-"), Text("-"))
+    return table
+
+
+def _sizes(groups: Sequence[CpuSet]) -> str:
+    counts: dict[int, int] = {}
+    for group in groups:
+        counts[len(group)] = counts.get(len(group), 0) + 1
+    if len(counts) == 1:
+        size = next(iter(counts))
+        return f"{size} CPU{'s' if size > 1 else ''} each"
+    return ", ".join(f"{count} of {size} CPUs" for size, count in sorted(counts.items(), reverse=True))
+
+
+def _groups(threads: Sequence[GuestThread], *, every_thread: bool) -> list[list[GuestThread]]:
+    if every_thread:
+        return [[thread] for thread in threads]
+    return [list(group) for _, group in groupby(threads, key=lambda thread: (thread.role, thread.mask))]
+
+
+def _thread_cells(group: Sequence[GuestThread]) -> list[Text]:
+    first = group[0]
+    numbers = CpuSet(thread.index for thread in group if thread.index is not None)
+    role = f"{first.role} {numbers}" if numbers and first.role is Role.VCPU else str(first.role)
+    thread = f"{first.name} ({first.tid})" if len(group) == 1 else f"{len(group)} threads"
+    last = CpuSet(thread.cpu for thread in group if thread.cpu is not None)
+    return [Text(role), Text(thread), _cpus(first.mask), Text(str(last))]
+
+
+def _cpus(cpus: CpuSet | None) -> Text:
+    if cpus is None:
+        return Text("-")
+    return Text(str(cpus) or "none")
+
+
+def _role(thread: ThreadResult) -> str:
+    if thread.role is None:
+        return "-"
+    return str(thread.role) if thread.index is None else f"{thread.role} {thread.index}"
+
+
+def _short(guest: Guest, thread: GuestThread) -> str:
+    index = "" if thread.index is None else f" {thread.index}"
+    return f"{guest.name} {thread.role}{index}"
