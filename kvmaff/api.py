@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 
 from kvmaff.binding.journal import Journal
-from kvmaff.binding.pin import pin_guest, pin_process
+from kvmaff.binding.pin import pin_guest
+from kvmaff.binding.pin import pin_process as pin_any
 from kvmaff.binding.report import Report
 from kvmaff.binding.undo import undo as undo_record
 from kvmaff.cpuset import CpuSet
@@ -29,6 +30,10 @@ def guests(host: Host, *, vmms: Sequence[Vmm] = ()) -> tuple[Guest, ...]:
 
     Returns:
         The guests in order of name, and what only claims to be one (``verified`` is false).
+
+    Raises:
+        HostReadError: There is no /proc.
+        Unsupported: /proc is that of another pid namespace.
     """
     return find_guests(host.root, vmms=vmms)
 
@@ -59,10 +64,43 @@ def pin(
         GuestNotVerified: It is not proved to be a guest.
         JournalError: The record cannot be written; nothing was changed.
         BindingFailed: The kernel did not do all of it; nothing stays changed. Its ``report`` says why.
+        Unsupported: The host is a recorded one, or /proc is that of another pid namespace.
     """
+    if not isinstance(guest, Guest | str):
+        raise TypeError(f"a guest is a Guest or its name, 'uuid:…' or 'pid:…', not {guest!r}")
     if isinstance(guest, str):
         guest = select_guest(guests(host), guest)
     return pin_guest(host, guest, wishes, journal=_journal(state_dir))
+
+
+def pin_process(
+    host: Host,
+    pid: int,
+    cpus: CpuSet | str,
+    *,
+    tid: int | None = None,
+    state_dir: str | os.PathLike[str] | None = None,
+) -> Report:
+    """
+    Bind any process on purpose, guest or not.
+
+    Args:
+        host: The running machine.
+        pid: The process; all its threads are bound, those too that start meanwhile.
+        cpus: The CPUs, as a set or a cpulist.
+        tid: Bind this thread of it only.
+        state_dir: Where the record that undoes it is kept.
+
+    Returns:
+        The report, thread by thread.
+
+    Raises:
+        RequestError: The process or thread is not there, or a CPU is not online; nothing was changed.
+        JournalError: The record cannot be written; nothing was changed.
+        BindingFailed: The kernel did not do all of it; nothing stays changed.
+        Unsupported: The host is a recorded one, or /proc is that of another pid namespace.
+    """
+    return pin_any(host, pid, cpus, tid=tid, journal=_journal(state_dir))
 
 
 def undo(

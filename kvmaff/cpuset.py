@@ -84,6 +84,22 @@ class CpuSet:
         return self
 
     @classmethod
+    def union_of(cls, sets: Iterable[CpuSet]) -> CpuSet:
+        """
+        All CPUs of several sets.
+
+        Args:
+            sets: The sets; none give the empty set.
+
+        Returns:
+            Their union.
+        """
+        bits = 0
+        for cpus in sets:
+            bits |= cpus._bits
+        return cls.from_bits(bits)
+
+    @classmethod
     def from_words(cls, words: bytes) -> CpuSet:
         """
         The set in the kernel's binary form, as sched_getaffinity(2) fills it in.
@@ -119,7 +135,7 @@ class CpuSet:
         Raises:
             CpuTextError: The text is no cpulist; says where and why. It is a ValueError.
         """
-        whole = text.decode("ascii", "replace") if isinstance(text, bytes) else text
+        whole = _text(text)
         body = whole.rstrip(" \t\r\n\0")
         if not body.lstrip(" \t"):
             return cls.from_bits(0)
@@ -145,7 +161,7 @@ class CpuSet:
 
         Args:
             text: Hexadecimal, in groups of 32 bits parted by commas (``ff,00000000``) or in one piece
-                of any length (``3f``); ``0x`` in front, trailing newlines and NUL bytes are accepted.
+                of any length (``3f``), blank for no CPU; ``0x`` in front, trailing newlines and NUL bytes are accepted.
 
         Returns:
             The set.
@@ -153,11 +169,13 @@ class CpuSet:
         Raises:
             CpuTextError: The text is no cpumask; says where and why. It is a ValueError.
         """
-        whole = text.decode("ascii", "replace") if isinstance(text, bytes) else text
+        whole = _text(text)
         body = whole.rstrip(" \t\r\n\0")
         place = len(body) - len(body.lstrip(" \t"))
         if body[place : place + 2] in ("0x", "0X"):
             place += 2
+        elif not body[place:]:
+            return cls.from_bits(0)
         groups = body[place:].split(",")
         bits = 0
         for group in groups:
@@ -340,6 +358,14 @@ class CpuSet:
         return CpuSet.from_bits, (self._bits,)
 
 
+def _text(text: object) -> str:
+    if isinstance(text, bytes):
+        return text.decode("ascii", "replace")
+    if not isinstance(text, str):
+        raise TypeError(f"CPUs are written as text such as '0-3,8', not {text!r}")
+    return text
+
+
 def _little(words: bytes) -> bytes:
     """Turn 64-bit words of this machine into little-endian ones, and back."""
     if sys.byteorder == "little":
@@ -368,10 +394,10 @@ def _range(text: str, start: int, end: int) -> int:
         raise _list_error(text, at, "a comma or the end belongs here")
     if used == group:
         return (1 << last + 1) - (1 << first)
-    bits = 0
-    for base in range(first, last + 1, group):
-        bits |= (1 << min(base + used, last + 1)) - (1 << base)
-    return bits
+    # USED bits, repeated every GROUP bits: a sum of a geometric series, cut at the end of the range
+    count = (last - first) // group + 1
+    repeated = ((1 << group * count) - 1) // ((1 << group) - 1) * ((1 << used) - 1)
+    return (repeated << first) & ((1 << last + 1) - 1)
 
 
 def _number(text: str, start: int) -> tuple[int, int]:
@@ -394,5 +420,6 @@ def _mask_error(text: str, at: int, why: str) -> CpuTextError:
 
 
 def _text_error(kind: str, text: str, at: int, why: str) -> CpuTextError:
-    shown = text if len(text) <= 80 else f"{text[:77]}..."
+    start = 0 if len(text) <= 80 else max(min(at - 40, len(text) - 80), 0)
+    shown = f"{'…' if start else ''}{text[start : start + 80]}{'…' if start + 80 < len(text) else ''}"
     return CpuTextError(f"{shown!r} is no {kind}: at character {at + 1}, {why}", text=text, position=at)

@@ -20,7 +20,11 @@ __all__ = [
     "JournalError",
     "KvmaffError",
     "MicrovmError",
+    "PlacementImpossible",
+    "PlacementRefused",
+    "PluginError",
     "RequestError",
+    "SpecError",
     "Unsupported",
 ]
 
@@ -139,6 +143,33 @@ class RequestError(KvmaffError, ValueError):
         return cls("\n".join(problems), problems=tuple(problems))
 
 
+class SpecError(KvmaffError, ValueError):
+    """
+    A file of guests' specs that cannot be used as it stands, or that contradicts the guests that run.
+
+    Attributes:
+        path: The file.
+        problems: Everything that is wrong with it, one sentence each; each names the file and the line or the field.
+    """
+
+    path: str
+    problems: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: str, problems: list[str]) -> SpecError:
+        """
+        The error for a list of problems.
+
+        Args:
+            path: The file.
+            problems: At least one sentence.
+
+        Returns:
+            The error, its text all the sentences, a line each.
+        """
+        return cls("\n".join(problems), path=path, problems=tuple(problems))
+
+
 class JournalError(KvmaffError, OSError):
     """
     The record that undo needs cannot be written, read or trusted.
@@ -167,3 +198,40 @@ class MicrovmError(KvmaffError, RuntimeError):
 
 class Unsupported(KvmaffError, RuntimeError):
     """This machine or this installation lacks what the call needs."""
+
+
+class PlacementImpossible(KvmaffError, ValueError):
+    """
+    Not every guest has a place.
+
+    Attributes:
+        unplaced: The guests without one, as :class:`kvmaff.placement.placement.Unplaced`, each with reasons.
+        placement: The places of the others, or None.
+    """
+
+    unplaced: tuple[Any, ...]
+    placement: Any
+
+
+class PlacementRefused(KvmaffError, ValueError):
+    """
+    A strategy's answer breaks a rule, or a plug-in objects to it; it is not used.
+
+    Attributes:
+        strategy: The strategy.
+        violations: Every broken rule, as :class:`kvmaff.placement.verify.Violation`.
+    """
+
+    strategy: str
+    violations: tuple[Any, ...]
+
+
+class PluginError(KvmaffError, RuntimeError):
+    """
+    A plug-in did what it may not, or gave what is not asked.
+
+    Attributes:
+        plugin: Its name.
+    """
+
+    plugin: str

@@ -79,7 +79,8 @@ def start_qemu(name: str, *, accel: str = "kvm", vcpus: int = 4, extra: tuple[st
         while process.poll() is None and time.monotonic() < deadline:
             if "debug-threads=off" in name or _named_vcpus(process.pid) == expected:
                 time.sleep(0.3 if "debug-threads=off" in name else 0.05)
-                return Qemu(process=process, accel=kind)
+                if process.poll() is None:
+                    return Qemu(process=process, accel=kind)
             time.sleep(0.02)
         process.kill()
         process.wait()

@@ -122,7 +122,6 @@ def test_malformed_cpulist(text: str, position: int, why: str) -> None:
 @pytest.mark.parametrize(
     ("text", "position"),
     [
-        ("", 0),
         ("g", 0),
         ("ff,", 3),
         ("f,,f", 2),
@@ -161,6 +160,7 @@ def test_malformed_exclusion(text: str) -> None:
 def test_blank(text: str) -> None:
     """A blank line names no CPU, as the kernel prints it for isolated and offline."""
     assert CpuSet() == CpuSet.parse(text)
+    assert CpuSet() == CpuSet.parse_mask(text)
 
 
 @pytest.mark.parametrize(
@@ -189,3 +189,25 @@ def test_other_types_are_not_equal() -> None:
         _ = CpuSet().first
     with pytest.raises(ValueError, match="no last CPU"):
         _ = CpuSet().last
+
+
+def test_a_long_malformed_text_shows_the_place() -> None:
+    """The message of a long text shows the part around the place, not only the beginning."""
+    text = "0," * 5000 + "x" + ",1" * 5000
+    with pytest.raises(ValueError, match="x,1") as caught:
+        CpuSet.parse(text)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("text", [None, 3, ["0"]])
+def test_no_text(text: object) -> None:
+    """What is no text is a TypeError that shows how CPUs are written."""
+    for parse in (CpuSet.parse, CpuSet.parse_mask):
+        with pytest.raises(TypeError, match="0-3,8"):
+            parse(text)
+
+
+def test_union_of() -> None:
+    """The union of many sets is that of all, and of none the empty set."""
+    assert CpuSet([1, 2, 3]) == CpuSet.union_of([CpuSet([1]), CpuSet([2, 3]), CpuSet()])
+    assert CpuSet() == CpuSet.union_of([])

@@ -23,15 +23,20 @@ import stat
 import time
 from collections.abc import Iterator
 
-from kvmaff.binding.record import Record, boot_id, from_data, pid_namespace, to_data
+from kvmaff.binding.record import Record, boot_id, from_data, pid_namespace, time_namespace, to_data
 from kvmaff.errors import JournalError
 from kvmaff.kernel.scan import ticks_now
 
-__all__ = ["Folder", "Journal", "default_folder"]
+__all__ = ["DECIDED", "Folder", "Journal", "default_folder"]
 
-_LIMIT = 1 << 24
-_NAME = re.compile(r"([0-9]{8})\.json")
+DECIDED = "decided.json"
+"""The file that keeps what was decided last."""
+
+_LIMIT = 1 << 26
+_NAME = re.compile(r"([0-9]{8,18})\.json")
+_LAST = "last"
 _WAIT = 5.0
+_WHERE = " with --state-dir or KVMAFF_STATE_DIR"
 
 
 def default_folder() -> str:
@@ -91,12 +96,14 @@ class Journal:
         try:
             fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            raise self._error(self.folder, error.strerror or "cannot be opened") from error
+            raise self._error(self.folder, f"{error.strerror}; give a folder{_WHERE}") from error
         try:
             info = os.fstat(fd)
             if info.st_uid not in (0, os.geteuid()) or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise self._error(
-                    self.folder, "others may write to it, so its records are not believed; chmod 0700 it"
+                    self.folder,
+                    "others than you and root may write there, so its records would not be believed; "
+                    f"give a folder of your own{_WHERE}",
                 )
             self._lock(fd)
             yield Folder(self.folder, fd)
@@ -113,7 +120,7 @@ class Journal:
         except OSError as error:
             raise self._error(
                 self.folder,
-                f"{error.strerror}; undo needs it: give a folder with --state-dir or KVMAFF_STATE_DIR",
+                f"{error.strerror}; undo needs it: give a folder{_WHERE}",
             ) from error
 
     def _lock(self, fd: int) -> None:
@@ -156,6 +163,18 @@ class Folder:
         matches = map(_NAME.fullmatch, os.listdir(self._fd))
         return sorted(int(match[1]) for match in matches if match)
 
+    def has(self, name: str) -> bool:
+        """
+        Whether the folder has a file.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            True where something has that name.
+        """
+        return name in os.listdir(self._fd)
+
     def begin(self, command: str) -> Record:
         """
         Start a record, not yet written.
@@ -167,14 +186,25 @@ class Folder:
             It, without threads.
         """
         return Record(
-            number=max(self.numbers(), default=0) + 1,
+            number=self._next(),
             boot=boot_id(),
             namespace=pid_namespace(),
+            timens=time_namespace(),
             time=int(time.time()),
             ticks=ticks_now(),
             command=command,
             entries=(),
         )
+
+    def _next(self) -> int:
+        """A number that no record had before: undoing record 3 must never undo somebody else's later call."""
+        last = 0
+        if self.has(_LAST):
+            try:
+                last = int(self.get(_LAST))
+            except ValueError:
+                last = 0  # damaged: the records themselves still count
+        return max([last, *self.numbers()]) + 1
 
     def write(self, record: Record) -> None:
         """
@@ -186,8 +216,26 @@ class Folder:
         Raises:
             JournalError: It cannot be written; then nothing has changed.
         """
-        name = f"{record.number:08d}.json"
-        data = json.dumps(to_data(record), indent=1).encode() + b"\n"
+        self.put(_LAST, f"{record.number}\n")
+        self.put(f"{record.number:08d}.json", json.dumps(to_data(record)) + "\n")
+
+    def put(self, name: str, text: str) -> None:
+        """
+        Put a file on disk, whole or not at all.
+
+        Args:
+            name: Its name in the folder.
+            text: What it shall hold.
+
+        Raises:
+            JournalError: It cannot be written; then nothing has changed.
+        """
+        data = text.encode()
+        if len(data) > _LIMIT:
+            path = f"{self.path}/{name}"
+            raise JournalError(
+                f"{path}: would be longer than {_LIMIT} bytes; bind fewer threads at once", path=path
+            )
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         temporary = f".{name}.new"
         try:
@@ -208,7 +256,7 @@ class Folder:
         except OSError as error:
             raise JournalError(
                 f"{self.path}/{name}: {error.strerror}; nothing is bound without a record that undoes it: "
-                "give a folder with --state-dir or KVMAFF_STATE_DIR",
+                f"give a folder{_WHERE}",
                 path=f"{self.path}/{name}",
             ) from error
 
@@ -228,9 +276,35 @@ class Folder:
         name = f"{number:08d}.json"
         path = f"{self.path}/{name}"
         try:
+            return from_data(json.loads(self.get(name)), number)
+        except (ValueError, RecursionError) as error:
+            raise JournalError(
+                f"{path}: damaged, so nothing is undone from it: {error}. "
+                f"Look at it, then remove it: kvmaff undo --discard {number}",
+                path=path,
+            ) from error
+
+    def get(self, name: str) -> str:
+        """
+        What a file of the folder holds.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            Its text.
+
+        Raises:
+            JournalError: It is missing, or not ours to believe.
+            ValueError: It is too long or no text.
+        """
+        path = f"{self.path}/{name}"
+        try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
         except OSError as error:
-            raise JournalError(f"{path}: {error.strerror}", path=path) from error
+            missing = isinstance(error, FileNotFoundError)
+            why = "there is no such record; see kvmaff undo --list" if missing else error.strerror
+            raise JournalError(f"{path}: {why}", path=path) from error
         with os.fdopen(fd, "rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode) or info.st_uid not in (0, os.geteuid()):
@@ -238,16 +312,9 @@ class Folder:
             if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise JournalError(f"{path}: others may write to it, so it is not believed", path=path)
             data = file.read(_LIMIT + 1)
-        try:
-            if len(data) > _LIMIT:
-                raise ValueError(f"longer than {_LIMIT} bytes")
-            return from_data(json.loads(data), number)
-        except (ValueError, RecursionError) as error:
-            raise JournalError(
-                f"{path}: damaged, so nothing is undone from it: {error}. "
-                f"Look at it, then remove it: kvmaff undo --discard {number}",
-                path=path,
-            ) from error
+        if len(data) > _LIMIT:
+            raise ValueError(f"longer than {_LIMIT} bytes")
+        return data.decode()
 
     def remove(self, number: int) -> None:
         """
@@ -259,10 +326,23 @@ class Folder:
         Raises:
             JournalError: It cannot be removed.
         """
-        name = f"{number:08d}.json"
+        self.drop(f"{number:08d}.json")
+
+    def drop(self, name: str) -> None:
+        """
+        Remove a file.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            JournalError: It cannot be removed.
+        """
         try:
             os.unlink(name, dir_fd=self._fd)
             os.fsync(self._fd)
         except OSError as error:
             path = f"{self.path}/{name}"
-            raise JournalError(f"{path}: {error.strerror}", path=path) from error
+            missing = isinstance(error, FileNotFoundError)
+            why = "there is no such record; see kvmaff undo --list" if missing else error.strerror
+            raise JournalError(f"{path}: {why}", path=path) from error

@@ -10,6 +10,7 @@ that start while the others are being bound.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
@@ -20,14 +21,19 @@ from kvmaff.binding.transaction import Transaction, Wish
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError, GuestNotVerified, RequestError, Unsupported
 from kvmaff.guest.discover import find_guests
-from kvmaff.guest.guest import Guest, GuestThread, Role
+from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
 from kvmaff.guest.vmm import QEMU, Vmm
 from kvmaff.host.reader import Host
 from kvmaff.kernel.scan import PF_KTHREAD, Proc, Tasks
 
 __all__ = ["is_key", "pin_guest", "pin_process"]
 
-_ROUNDS = 16
+_ROUNDS = 32
+_SETTLE = 0.02  # a new thread has its creator's name at first: 0.06-4 ms were seen
+
+_Now = tuple[Wish, CpuSet | None]
+"""A thread as it shall be, and the mask it has."""
+
 _ROLE_KEYS = {
     "vcpu": Role.VCPU,
     "emulator": Role.EMULATOR,
@@ -45,6 +51,7 @@ class _Key:
     rank: int
     means: Callable[[GuestThread], bool]
     cpus: CpuSet
+    vcpus: tuple[int, ...] = ()  # that it names by number
 
 
 def is_key(text: str) -> bool:
@@ -98,15 +105,24 @@ def pin_guest(
     keys = _parse(host, guest, wishes)
     problems: list[str] = []
     chosen = _choose(guest, keys, problems)
-    idle = [key for key in keys if not any(map(key.means, guest.threads))]
-    problems += [_nothing(guest, key.text) for key in idle]
+    numbers = {thread.index for thread in guest.vcpus}
+    problems += [
+        _nothing(guest, key.text)
+        for key in keys
+        if not any(map(key.means, guest.threads)) or not numbers >= set(key.vcpus)
+    ]
     if problems:
         raise RequestError.of(problems)
 
-    def again() -> list[Wish]:
+    def again() -> list[_Now]:
         for now in find_guests(host.root, vmms=vmms, pids=[guest.pid]):
             if now.start == guest.start and now.verified:
-                return _choose(now, keys, [])
+                problems: list[str] = []
+                chosen = _choose(now, keys, problems)
+                if problems:
+                    raise RequestError.of(problems)
+                masks = {thread.tid: thread.mask for thread in now.threads}
+                return [(wish, masks[wish.tid]) for wish in chosen]
         return []
 
     command = f"pin {guest.name} " + " ".join(f"{key.text}={key.cpus}" for key in keys)
@@ -140,9 +156,16 @@ def pin_process(
     wanted = _cpus(host, f"pid {pid}", cpus, problems)
     with Proc(host.root) as proc:
         tasks = proc.tasks([pid])
-    start = next((task.start for task in tasks if task.tid == pid and not task.error), None)
-    if start is None:
-        problems.append(f"there is no process {pid}")
+        owner = _process_of(proc, pid)
+    start = next((task.start for task in tasks if task.tid == pid and task.alive), None)
+    if owner not in (None, pid):
+        problems.append(
+            f"{pid} is a thread of process {owner}: say --pid {owner}:{pid} for it, --pid {owner} for all"
+        )
+    elif start is None:
+        problems.append(
+            f"process {pid} has ended and waits for its parent" if tasks else f"there is no process {pid}"
+        )
     elif tid is not None and tid not in tasks.tids():
         problems.append(f"process {pid} has no thread {tid}; its threads: {_few(tasks.tids())}")
     if problems or wanted is None:
@@ -161,14 +184,15 @@ def pin_process(
                 cpus=wanted,
             )
             for task in tasks
-            if task.error == 0 and (tid is None or task.tid == tid)
+            if task.alive and (tid is None or task.tid == tid)
         ]
 
-    def again() -> list[Wish]:
+    def again() -> list[_Now]:
         with Proc(host.root) as proc:
             now = proc.tasks([pid])
+            masks = dict(zip(now.tids(), proc.masks(now), strict=True))
         same = any(task.tid == pid and task.start == start for task in now)
-        return chosen(now) if same else []
+        return [(wish, masks[wish.tid]) for wish in chosen(now)] if same else []
 
     kernel = tasks[0].flags & PF_KTHREAD
     command = f"pin --pid {pid}{'' if tid is None else f':{tid}'} {wanted}"
@@ -177,23 +201,50 @@ def pin_process(
 
 
 def _bind_all(
-    journal: Journal, command: str, wishes: list[Wish], again: Callable[[], list[Wish]] | None
+    journal: Journal, command: str, wishes: list[Wish], again: Callable[[], list[_Now]] | None
 ) -> Report:
     """
     Bind threads, then those that have started meanwhile, until there are none.
 
     A thread takes its creator's mask at its start: one that an unbound thread made while others were being bound
-    would be missed by a single pass, as taskset misses it.
+    would be missed by a single pass, as taskset misses it. It takes its creator's name, too, so that a vCPU that was
+    plugged in meanwhile shows what it is a moment later.
     """
     with journal.locked(make=True) as folder, Transaction(folder, command) as transaction:
-        done: set[tuple[int, int]] = set()
-        for _ in range(_ROUNDS):
-            transaction.bind(wishes)
-            done |= {(wish.tid, wish.start) for wish in wishes}
-            wishes = [wish for wish in again() if (wish.tid, wish.start) not in done] if again else []
-            if not wishes:
+        transaction.bind(wishes)
+        done = {(wish.tid, wish.start): wish.cpus for wish in wishes}
+        seen = set(done)
+        late: list[Wish] = []
+        for _ in range(_ROUNDS if again else 0):
+            assert again is not None
+            now = again()
+            late = [
+                wish
+                for wish, mask in now
+                if mask not in (None, wish.cpus) and done.get((wish.tid, wish.start)) != wish.cpus
+            ]
+            fresh = {(wish.tid, wish.start) for wish, _ in now} - seen
+            seen |= fresh
+            if late:
+                transaction.bind(late)
+                done.update({(wish.tid, wish.start): wish.cpus for wish in late})
+            elif fresh:
+                time.sleep(_SETTLE)
+            else:
                 break
+        if late:
+            raise RequestError.of(
+                ["it starts threads faster than they can be bound; stop it, or bind it again"]
+            )
         return transaction.report()
+
+
+def _process_of(proc: Proc, tid: int) -> int | None:
+    """The process that a thread number belongs to: /proc answers for threads as if they were processes."""
+    for line in (proc.read(f"{tid}/status") or b"").splitlines():
+        if line.startswith(b"Tgid:"):
+            return int(line.split()[1])
+    return None
 
 
 def _require_live(host: Host) -> None:
@@ -206,7 +257,8 @@ def _parse(host: Host, guest: Guest, wishes: Mapping[str, CpuSet | str]) -> list
     keys = []
     if not wishes:
         problems.append("no thread is named: say KEY=CPULIST, as in 0=2 1=3 emulator=0-1")
-    for text, value in wishes.items():
+    for given, value in wishes.items():
+        text = str(given)  # 0 is as good as "0"
         rule = _rule(text)
         cpus = _cpus(host, text, value, problems)
         if rule is None:
@@ -215,7 +267,8 @@ def _parse(host: Host, guest: Guest, wishes: Mapping[str, CpuSet | str]) -> list
                 "vhost or all"
             )
         elif cpus is not None:
-            keys.append(_Key(text=text, rank=rule[0], means=rule[1], cpus=cpus))
+            vcpus = tuple(CpuSet.parse(text)) if _VCPUS.fullmatch(text) else ()
+            keys.append(_Key(text=text, rank=rule[0], means=rule[1], cpus=cpus, vcpus=vcpus))
     if guest.doubt and any(key.text != "all" for key in keys):
         problems.append(f"guest {guest.name}: {guest.doubt}; until then only all=CPULIST can be bound")
     if problems:
@@ -240,7 +293,10 @@ def _rule(text: str) -> tuple[int, Callable[[GuestThread], bool]] | None:
     return None
 
 
-def _cpus(host: Host, where: str, value: CpuSet | str, problems: list[str]) -> CpuSet | None:
+def _cpus(host: Host, where: str, value: object, problems: list[str]) -> CpuSet | None:
+    if not isinstance(value, CpuSet | str):
+        problems.append(f"{where}: CPUs are a CpuSet or a cpulist such as '0-3', not {value!r}")
+        return None
     try:
         cpus = value if isinstance(value, CpuSet) else CpuSet.parse(value)
     except CpuTextError as error:
@@ -295,7 +351,7 @@ def _nothing(guest: Guest, key: str) -> str:
     numbers = [thread.index for thread in guest.vcpus]
     if numbers == [None]:
         return f"guest {guest.name} runs all its vCPUs in one thread (tcg,thread=single): name it with vcpu=CPULIST"
-    have = str(CpuSet(number for number in numbers if number is not None))
+    have = number_list(number for number in numbers if number is not None)
     return f"guest {guest.name} has no thread {key!r}; its vCPUs: {have or 'none'}"
 
 

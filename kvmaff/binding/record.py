@@ -11,11 +11,12 @@ from typing import Any
 
 import attrs
 
+from kvmaff.binding.fields import Fields
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import CpuTextError
 from kvmaff.guest.guest import Role
+from kvmaff.kernel.text import printable
 
-__all__ = ["Entry", "Record", "boot_id", "from_data", "pid_namespace", "to_data"]
+__all__ = ["Entry", "Record", "boot_id", "from_data", "pid_namespace", "time_namespace", "to_data"]
 
 _VERSION = 1
 
@@ -33,6 +34,7 @@ class Entry:
         index: Which vCPU or IOThread, or None.
         before: Its mask before.
         asked: The mask it was to have.
+        kept: Whether it had that already, so that nothing was to be changed.
     """
 
     pid: int
@@ -42,6 +44,7 @@ class Entry:
     index: int | None
     before: CpuSet
     asked: CpuSet
+    kept: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -53,19 +56,24 @@ class Record:
         number: Its number, which is its name too.
         boot: The boot id of the kernel that ran.
         namespace: The pid namespace's inode number.
+        timens: The time namespace's, which start times are told in; 0 where the kernel has none.
         time: Seconds since the epoch, for people.
         ticks: Clock ticks after boot when it was begun.
         command: What was asked, for people.
         entries: The threads.
+        decided: What had been decided before, as text; None where the call decided nothing, empty where nothing had
+            been.
     """
 
     number: int
     boot: str
     namespace: int
+    timens: int
     time: int
     ticks: int
     command: str
     entries: tuple[Entry, ...]
+    decided: str | None = None
 
     @property
     def foreign(self) -> str | None:
@@ -73,7 +81,9 @@ class Record:
         if self.boot != boot_id():
             return "it was written before the last boot, which reset all masks"
         if self.namespace != pid_namespace():
-            return "it was written in another pid namespace, where thread numbers mean something else"
+            return "it was written in another pid namespace; run kvmaff undo there"
+        if self.timens != time_namespace():
+            return "it was written in another time namespace; run kvmaff undo there"
         return None
 
 
@@ -96,6 +106,19 @@ def pid_namespace() -> int:
         Its inode number.
     """
     return os.stat("/proc/self/ns/pid").st_ino
+
+
+def time_namespace() -> int:
+    """
+    Which time namespace this process lives in.
+
+    Returns:
+        Its inode number; 0 where the kernel has none (before 5.6).
+    """
+    try:
+        return os.stat("/proc/self/ns/time").st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def to_data(record: Record) -> dict[str, Any]:
@@ -134,27 +157,30 @@ def from_data(data: object, number: int) -> Record:
     Raises:
         ValueError: A field is missing or makes no sense; says which.
     """
-    top = _Fields(data, "the record")
+    top = Fields(data, "the record")
     version = top.number("kvmaff")
     if version != _VERSION:
         raise ValueError(f"version {version}, not {_VERSION}: written by another kvmaff")
     if top.number("number") != number:
         raise ValueError("its number is not that of its file")
-    entries = top.value("entries")
-    if not isinstance(entries, list):
-        raise ValueError("'entries' is no list")  # noqa: TRY004 - all damage is one kind of error
+    entries = top.items("entries")
+    decided = top.value("decided")
+    if not isinstance(decided, str | None):
+        raise ValueError("'decided' is no text")  # noqa: TRY004 - all damage is one kind of error
     return Record(
         number=number,
         boot=top.text("boot"),
         namespace=top.number("namespace"),
+        timens=top.number("timens"),
         time=top.number("time"),
         ticks=top.number("ticks"),
-        command=top.text("command"),
-        entries=tuple(_entry(_Fields(item, f"entry {place}")) for place, item in enumerate(entries)),
+        command=printable(top.text("command").encode(errors="replace"), 1024),
+        entries=tuple(_entry(Fields(item, f"entry {place}")) for place, item in enumerate(entries)),
+        decided=decided,
     )
 
 
-def _entry(fields: _Fields) -> Entry:
+def _entry(fields: Fields) -> Entry:
     role = fields.value("role")
     if role is not None and role not in list(Role):
         raise ValueError(f"{fields.where}: 'role' is no role")
@@ -163,44 +189,8 @@ def _entry(fields: _Fields) -> Entry:
         tid=fields.number("tid", least=1),
         start=fields.number("start"),
         role=None if role is None else Role(role),
-        index=None if fields.value("index") is None else fields.number("index"),
+        index=fields.number_or_none("index"),
         before=fields.cpus("before"),
         asked=fields.cpus("asked"),
+        kept=fields.flag("kept"),
     )
-
-
-class _Fields:
-    """The fields of one object in a file, each checked when it is taken."""
-
-    def __init__(self, data: object, where: str) -> None:
-        if not isinstance(data, dict):
-            raise ValueError(f"{where} is no object")  # noqa: TRY004 - all damage is one kind of error
-        self._data = data
-        self.where = where
-
-    def value(self, name: str) -> Any:
-        try:
-            return self._data[name]
-        except KeyError:
-            raise ValueError(f"{self.where}: {name!r} is missing") from None
-
-    def number(self, name: str, least: int = 0) -> int:
-        value = self.value(name)
-        if type(value) is not int or not least <= value < 1 << 63:
-            raise ValueError(f"{self.where}: {name!r} is no number from {least}")
-        return value
-
-    def text(self, name: str) -> str:
-        value = self.value(name)
-        if not isinstance(value, str):
-            raise ValueError(f"{self.where}: {name!r} is no text")  # noqa: TRY004 - as above
-        return value
-
-    def cpus(self, name: str) -> CpuSet:
-        try:
-            cpus = CpuSet.parse(self.text(name))
-        except CpuTextError as error:
-            raise ValueError(f"{self.where}: {name!r}: {error}") from error
-        if not cpus:
-            raise ValueError(f"{self.where}: {name!r} names no CPU")
-        return cpus

@@ -70,12 +70,14 @@ class Report:
     Attributes:
         ok: Whether every thread that still lives has what was asked.
         threads: Each thread's result.
-        journal: The record that undoes it, or None where nothing is left to undo.
+        journal: Number of the record that undoes it, or None where nothing is left to undo.
+        trouble: What went wrong beside the threads, a sentence each.
     """
 
     ok: bool
     threads: tuple[ThreadResult, ...]
-    journal: str | None = None
+    journal: int | None = None
+    trouble: tuple[str, ...] = ()
 
     @property
     def changed(self) -> int:
@@ -84,12 +86,13 @@ class Report:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What went wrong, a sentence for each thread concerned."""
-        return tuple(
+        """What went wrong, a sentence each."""
+        threads = (
             f"thread {thread.tid}{_title(thread)}: {thread.outcome}: {thread.why}"
             for thread in self.threads
             if thread.outcome.failed
         )
+        return (*threads, *self.trouble)
 
 
 def _title(thread: ThreadResult) -> str:

@@ -21,15 +21,15 @@ import attrs
 from kvmaff.binding.journal import Folder
 from kvmaff.binding.record import Entry, Record
 from kvmaff.binding.report import Outcome, Report, ThreadResult
+from kvmaff.binding.restore import restore
+from kvmaff.binding.why import explain
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import BindingFailed
+from kvmaff.errors import BindingFailed, JournalError
 from kvmaff.guest.guest import Role
-from kvmaff.host.cgroup import cpus_granted
-from kvmaff.host.tree import Tree
 from kvmaff.kernel.masks import Bind, Bound, Raw, bind, read_masks
 from kvmaff.kernel.scan import Proc, ticks_now
 
-__all__ = ["Transaction", "Wish", "explain"]
+__all__ = ["Transaction", "Wish"]
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -67,14 +67,16 @@ class Transaction:
     Args:
         folder: The locked journal.
         command: What was asked, for people.
+        decided: What had been decided before, where the call decides; undo brings it back.
     """
 
-    def __init__(self, folder: Folder, command: str) -> None:
+    def __init__(self, folder: Folder, command: str, decided: str | None = None) -> None:
         self._folder = folder
-        self._record: Record = folder.begin(command)
+        self._record: Record = attrs.evolve(folder.begin(command), decided=decided)
         self._written = False
         self._results: dict[tuple[int, int], ThreadResult] = {}
-        self._changed: list[tuple[Wish, CpuSet]] = []  # in the record: thread, mask to go back to
+        self._never_ours: set[tuple[int, int]] = set()  # threads that never had the mask that was asked
+        self._trouble: list[str] = []
         self._proc = Proc()
 
     def __enter__(self) -> Self:
@@ -97,7 +99,8 @@ class Transaction:
         Bind more threads.
 
         Args:
-            wishes: The threads, none of which this transaction has bound before.
+            wishes: The threads; one that was bound before is bound anew, and what it had at first is what it
+                goes back to.
 
         Raises:
             BindingFailed: The kernel did not do all of it; everything that this transaction did is undone.
@@ -110,17 +113,21 @@ class Transaction:
             if mask is None:
                 self._note(wish, None, None, Outcome.GONE if error == errno.ESRCH else Outcome.REFUSED, error)
                 continue
-            # all its CPUs are offline: the kernel tells an empty mask, status the one to go back to
-            back = mask or self._proc.status_mask(wish.pid, wish.tid) or wish.cpus
-            rows.append((wish, back, mask))
-        self._write([(wish, back) for wish, back, mask in rows if mask != wish.cpus])
+            # the kernel tells a mask without offline CPUs, status the whole one to go back to
+            back = self._handed_on(wish, mask) or self._proc.status_mask(wish.pid, wish.tid) or mask
+            if back:
+                rows.append((wish, back, mask))
+            else:
+                self._note(wish, mask, mask, Outcome.REFUSED, errno.ENODATA)
+        self._write(rows)
         by_window: dict[int, list[tuple[Wish, CpuSet, CpuSet]]] = {}
         for row in rows:
             by_window.setdefault(row[0].seen, []).append(row)
         for seen, group in by_window.items():
-            binds = [_bind(wish, expect=mask, want=wish.cpus) for wish, _, mask in group]
+            binds = [_bind(wish, expect=mask) for wish, _, mask in group]
             for (wish, _, mask), bound in zip(group, bind(self._proc.fd, binds, seen), strict=True):
                 self._take(wish, mask, bound)
+        self._bury()
         if any(result.outcome.failed for result in self._results.values()):
             self._put_back("not all threads could be bound")
             self._fail()
@@ -136,17 +143,19 @@ class Transaction:
             The report, in order of process and thread.
         """
         results = tuple(self._results[key] for key in sorted(self._results))
-        lives = any(result.outcome is not Outcome.GONE for result in results)
-        ok = lives and not any(result.outcome.failed for result in results)
-        return Report(ok=ok, threads=results, journal=str(self._record.number) if self._written else None)
+        lives = not results or any(result.outcome is not Outcome.GONE for result in results)
+        ok = lives and not any(result.outcome.failed for result in results) and not self._trouble
+        journal = self._record.number if self._written else None
+        return Report(ok=ok, threads=results, journal=journal, trouble=tuple(self._trouble))
 
     # -- the steps
 
-    def _write(self, changes: Sequence[tuple[Wish, CpuSet]]) -> None:
-        if not changes:
+    def _write(self, rows: Sequence[tuple[Wish, CpuSet, CpuSet]]) -> None:
+        """Record all threads before any is changed; those too that have what is asked, for their heirs' sake."""
+        if all(mask == wish.cpus for wish, _, mask in rows):
             return
-        # Undo knows a thread by its start alone, which holds once the clock has ticked since.
-        while max(wish.start for wish, _ in changes) >= ticks_now():
+        # Undo knows a thread by its start alone, and heirs by a later one: both hold once the clock has ticked.
+        while max(self._record.ticks, *(wish.start for wish, _, _ in rows)) >= ticks_now():
             time.sleep(_TICK)
         entries = [
             Entry(
@@ -157,13 +166,20 @@ class Transaction:
                 index=wish.index,
                 before=back,
                 asked=wish.cpus,
+                kept=mask == wish.cpus,
             )
-            for wish, back in changes
+            for wish, back, mask in rows
         ]
         record = attrs.evolve(self._record, entries=(*self._record.entries, *entries))
         self._folder.write(record)
         self._record, self._written = record, True
-        self._changed += changes
+
+    def _handed_on(self, wish: Wish, mask: CpuSet) -> CpuSet | None:
+        """What a thread that started meanwhile with a mask we set would have had otherwise: its creator's."""
+        if wish.start <= self._record.ticks:
+            return None
+        given = {one.before for one in self._record.entries if one.pid == wish.pid and one.asked == mask}
+        return given.pop() if len(given) == 1 else None
 
     def _take(self, wish: Wish, mask: CpuSet, bound: Bound) -> None:
         outcome = {
@@ -173,6 +189,8 @@ class Transaction:
             Raw.GONE: Outcome.GONE,
         }.get(bound.raw, Outcome.REFUSED)
         after = bound.after if bound.raw in (Raw.KEPT, Raw.SET, Raw.CLIPPED) else mask
+        if bound.raw in (Raw.MOVED, Raw.STRAY, Raw.REFUSED):
+            self._never_ours.add((wish.tid, wish.start))
         self._note(wish, mask, None if outcome is Outcome.GONE else after, outcome, bound.error, bound.raw)
 
     def _note(
@@ -189,42 +207,55 @@ class Transaction:
             why = "the thread has ended"
         elif outcome.failed:
             why = explain(wish.pid, wish.tid, wish.cpus, after, raw, error)
+        earlier = self._results.get((wish.pid, wish.tid))
         self._results[wish.pid, wish.tid] = ThreadResult(
             pid=wish.pid,
             tid=wish.tid,
             role=wish.role,
             index=wish.index,
-            before=before,
+            before=earlier.before if earlier else before,
             asked=wish.cpus,
             after=after,
             outcome=outcome,
             why=why,
         )
 
+    def _bury(self) -> None:
+        """Where a process ended while it was bound, none of its threads has what the kernel said it had."""
+        dying = {result.pid for result in self._results.values() if result.outcome is Outcome.GONE}
+        leaders = {
+            task.pid for task in self._proc.tasks(sorted(dying)) if task.tid == task.pid and task.alive
+        }
+        for key, result in self._results.items():
+            if result.pid in dying - leaders:
+                self._results[key] = attrs.evolve(
+                    result, outcome=Outcome.GONE, after=None, why="the process has ended"
+                )
+
     def _put_back(self, why: str) -> None:
         """
-        Restore every thread in the record, the last first, and drop the record if that worked.
+        Restore every thread in the record and drop the record if that worked.
 
         It starts from what was written, not from what is known to be set: an interrupt may come between the kernel's
         doing and our noting it.
         """
-        whole = True
-        for wish, back in reversed(self._changed):
-            now, _ = read_masks([wish.tid])[0]
-            row = _bind(wish, expect=now or CpuSet(), want=back)
-            bound = bind(self._proc.fd, [row], wish.seen)[0]
-            whole &= bound.raw in (Raw.SET, Raw.KEPT, Raw.GONE)
-            old = self._results.get((wish.pid, wish.tid))
-            if old is not None:
-                self._results[wish.pid, wish.tid] = _after_put_back(old, back, bound, why)
-        if whole:
-            self._changed.clear()
+        if not self._written:
+            return
+        results = restore(self._proc, self._record.entries, self._record.ticks, skip=self._never_ours)
+        for result in results:
+            old = self._results.get((result.pid, result.tid))
+            self._results[result.pid, result.tid] = _after_put_back(old, result, why)
+        if not any(result.outcome.failed for result in results):
             self._drop()
 
     def _drop(self) -> None:
         if self._written:
-            self._folder.remove(self._record.number)
-            self._written = False
+            try:
+                self._folder.remove(self._record.number)
+            except JournalError as error:
+                self._trouble.append(f"nothing stays bound, but its record does: {error}")
+            else:
+                self._written = False
 
     def _fail(self) -> None:
         report = attrs.evolve(self.report(), ok=False)
@@ -232,59 +263,22 @@ class Transaction:
         raise BindingFailed("\n".join(lines), report=report)
 
 
-def explain(pid: int, tid: int, asked: CpuSet, after: CpuSet | None, raw: Raw, error: int) -> str:
-    """
-    Say why a thread could not be bound, and what to do.
-
-    Args:
-        pid: Its process.
-        tid: Its number.
-        asked: The CPUs asked for.
-        after: What the kernel gave it, where it gave anything.
-        raw: The outcome.
-        error: The errno, or 0.
-
-    Returns:
-        A sentence without full stop.
-    """
-    if raw is Raw.MOVED:
-        return "somebody else changed its mask at the same moment; it was left alone, try again"
-    if raw is Raw.STRAY:
-        return (
-            "it ended while it was bound and its number now names another thread, which may have got its mask"
-        )
-    if raw is not Raw.CLIPPED and error not in (errno.EINVAL, 0):
-        hints = {
-            errno.EPERM: "not allowed to bind it: that needs CAP_SYS_NICE (root), or the same user as the thread's",
-            errno.EACCES: "not allowed to look at it; try as root",
-            errno.EBUSY: "it has the deadline scheduling class, which may not be bound to fewer CPUs",
-        }
-        return hints.get(error, os.strerror(error))
-    with Tree("/") as tree:
-        grant = cpus_granted(tree, pid, tid)
-        online = tree.cpus("sys/devices/system/cpu/online") or asked
-    if not asked <= online:
-        return f"CPU {asked - online} is not online"
-    if grant is not None and not asked <= grant.cpus:
-        lead = f"CPUs {asked} were asked, its cgroup {grant.cgroup} grants {grant.cpus}"
-        return f"{lead}, so the kernel gave it {after}" if raw is Raw.CLIPPED else f"{lead}, so none is left"
-    if raw is Raw.CLIPPED:
-        return f"CPUs {asked} were asked, the kernel gave it {after}"
-    return "the kernel does not let it be bound; it may be a kernel thread that belongs to its CPU"
-
-
-def _after_put_back(old: ThreadResult, back: CpuSet, bound: Bound, why: str) -> ThreadResult:
-    if bound.raw is Raw.GONE:
-        return attrs.evolve(old, outcome=Outcome.GONE, after=None, why="the thread has ended")
-    if bound.raw not in (Raw.SET, Raw.KEPT):
-        reason = explain(old.pid, old.tid, back, bound.after, bound.raw, bound.error)
+def _after_put_back(old: ThreadResult | None, result: ThreadResult, why: str) -> ThreadResult:
+    if old is None:
+        return result  # a thread that started meanwhile, or one that was not noted any more
+    if result.outcome.failed:
         return attrs.evolve(
-            old, outcome=Outcome.REFUSED, why=f"could not be put back: {reason}; see kvmaff undo"
+            old,
+            outcome=Outcome.REFUSED,
+            after=result.after,
+            why=f"could not be put back: {result.why}; see kvmaff undo",
         )
     if old.outcome.failed:
-        return attrs.evolve(old, after=bound.after)  # why it failed is what must be known
-    return attrs.evolve(old, outcome=Outcome.RESTORED, after=bound.after, why=f"put back: {why}")
+        return attrs.evolve(old, after=result.after)  # why it failed is what must be known
+    if result.outcome is Outcome.GONE:
+        return attrs.evolve(old, outcome=Outcome.GONE, after=None, why="the thread has ended")
+    return attrs.evolve(old, outcome=Outcome.RESTORED, after=result.after, why=f"put back: {why}")
 
 
-def _bind(wish: Wish, *, expect: CpuSet, want: CpuSet) -> Bind:
-    return Bind(pid=wish.pid, tid=wish.tid, ino=wish.ino, start=wish.start, expect=expect, want=want)
+def _bind(wish: Wish, *, expect: CpuSet) -> Bind:
+    return Bind(pid=wish.pid, tid=wish.tid, ino=wish.ino, start=wish.start, expect=expect, want=wish.cpus)

@@ -1,30 +1,20 @@
 """
-Put masks back as a record says.
+Which record is undone, and when it is done with.
 
-Rules:
-
-* only a thread that is proved to be the recorded one is touched;
-* a mask that is neither the recorded one nor part of what was asked was set by somebody else since: it is left
-  alone unless the caller insists;
-* a thread that started after the record and has the very mask that was asked inherited it: it goes back with its
-  creator, or the guest's later workers would stay bound for ever;
-* the record goes only when everything in it is as it was, so that undo can be repeated.
+The newest of this boot goes first, unless another is named; a record goes only when everything in it is as it was,
+so that undo can be repeated. How threads are put back is in restore.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
 
-from kvmaff.binding.journal import Folder, Journal
-from kvmaff.binding.record import Entry, Record
-from kvmaff.binding.report import Outcome, Report, ThreadResult
-from kvmaff.binding.transaction import explain
-from kvmaff.cpuset import CpuSet
+from kvmaff.binding.journal import DECIDED, Folder, Journal
+from kvmaff.binding.record import Record, boot_id
+from kvmaff.binding.report import Report
+from kvmaff.binding.restore import restore
 from kvmaff.errors import JournalError, RequestError
-from kvmaff.kernel.masks import Bind, Raw, bind
-from kvmaff.kernel.scan import Proc, Task
+from kvmaff.kernel.scan import Proc
 
 __all__ = ["Listed", "discard", "list_records", "undo"]
 
@@ -106,11 +96,24 @@ def undo(number: int | None = None, *, journal: Journal | None = None, force: bo
             return Report(ok=True, threads=())
         _refuse_if_covered(folder, record)
         with Proc() as proc:
-            results = _restore(proc, record, force=force)
+            results = restore(proc, record.entries, record.ticks, force=force)
         ok = not any(result.outcome.failed for result in results)
+        trouble: tuple[str, ...] = ()
         if ok:
-            folder.remove(record.number)
-    return Report(ok=ok, threads=tuple(results), journal=None if ok else str(record.number))
+            try:
+                _forget(folder, record)
+                folder.remove(record.number)
+            except JournalError as error:
+                ok, trouble = False, (f"the masks are back, but the record stays: {error}",)
+    return Report(ok=ok, threads=tuple(results), journal=None if ok else record.number, trouble=trouble)
+
+
+def _forget(folder: Folder, record: Record) -> None:
+    """Bring back what had been decided before the call."""
+    if record.decided:
+        folder.put(DECIDED, record.decided)
+    elif record.decided is not None and folder.has(DECIDED):
+        folder.drop(DECIDED)
 
 
 def _listed(folder: Folder, number: int) -> Listed:
@@ -125,8 +128,12 @@ def _usable(folder: Folder, number: int) -> Record:
     record = folder.read(number)
     if record.foreign:
         path = f"{folder.path}/{number:08d}.json"
+        # masks end with their boot, so that record is of no use; another namespace's is somebody's way back
+        hint = (
+            "" if record.boot == boot_id() else f", and is of no use any more: kvmaff undo --discard {number}"
+        )
         raise JournalError(
-            f"{path}: {record.foreign}; nothing is undone from it. Remove it: kvmaff undo --discard {number}",
+            f"{path}: {record.foreign}{hint}; nothing is undone from it here",
             path=path,
         )
     return record
@@ -143,80 +150,13 @@ def _newest(folder: Folder) -> Record | None:
 
 
 def _refuse_if_covered(folder: Folder, record: Record) -> None:
-    own = {(entry.tid, entry.start) for entry in record.entries}
+    """Two records of one process are undone the newer first: threads hand masks on to those that start later."""
+    own = {entry.pid for entry in record.entries}
     for number in folder.numbers():
         if number <= record.number:
             continue
         newer = folder.read(number)
-        if not newer.foreign and any((entry.tid, entry.start) in own for entry in newer.entries):
-            raise RequestError.of([f"record {number} changed the same threads later: undo it first"])
-
-
-def _restore(proc: Proc, record: Record, *, force: bool) -> list[ThreadResult]:
-    # A thread may stand in a record twice; the first entry has the mask from before it all.
-    entries: dict[tuple[int, int], Entry] = {}
-    for entry in record.entries:
-        entries.setdefault((entry.tid, entry.start), entry)
-    tasks = proc.tasks(sorted({entry.pid for entry in entries.values()}))
-    masks = proc.masks(tasks)
-    alive = {(task.tid, task.start): (task, mask) for task, mask in zip(tasks, masks, strict=True)}
-    results, rows = [], []
-    for key, entry in entries.items():
-        task, mask = alive.get(key, (None, None))
-        if task is None or mask is None:
-            results.append(_result(entry, None, None, Outcome.GONE, "the thread has ended"))
-        elif mask in (entry.before, entry.asked) or mask <= entry.asked or force:
-            rows.append((entry, task, mask, ""))
-        else:
-            why = f"somebody else has set it to {mask} since; kvmaff undo --force overwrites that"
-            results.append(_result(entry, mask, mask, Outcome.REFUSED, why))
-    for key, (task, mask) in alive.items():
-        if key not in entries and mask and task.start >= record.ticks:
-            heir = _heir(task, mask, list(entries.values()))
-            if heir is not None:
-                rows.append((heir, task, mask, "it started later and had inherited the mask"))
-    rows.sort(key=lambda row: row[0].pid)
-    binds = [
-        Bind(pid=entry.pid, tid=entry.tid, ino=task.ino, start=entry.start, expect=mask, want=entry.before)
-        for entry, task, mask, _ in rows
-    ]
-    for (entry, _, mask, note), bound in zip(rows, bind(proc.fd, binds, tasks.seen), strict=True):
-        after: CpuSet | None
-        match bound.raw:
-            case Raw.SET:
-                outcome, after, why = Outcome.RESTORED, bound.after, note
-            case Raw.KEPT:
-                outcome, after, why = Outcome.KEPT, bound.after, "it has that mask already"
-            case Raw.GONE:
-                outcome, after, why = Outcome.GONE, None, "the thread has ended"
-            case _:
-                clipped = bound.raw is Raw.CLIPPED
-                outcome = Outcome.CLIPPED if clipped else Outcome.REFUSED
-                after = bound.after if clipped else mask
-                why = explain(entry.pid, entry.tid, entry.before, after, bound.raw, bound.error)
-        results.append(_result(entry, mask, after, outcome, why))
-    return sorted(results, key=lambda result: (result.pid, result.tid))
-
-
-def _heir(task: Task, mask: CpuSet, entries: Sequence[Entry]) -> Entry | None:
-    """The entry that a later thread of the same process goes back with, if only one mask comes into question."""
-    given = [entry for entry in entries if entry.pid == task.pid and entry.asked == mask]
-    if len({entry.before for entry in given}) != 1:
-        return None
-    return attrs.evolve(given[0], tid=task.tid, start=task.start, index=None)
-
-
-def _result(
-    entry: Entry, before: CpuSet | None, after: CpuSet | None, outcome: Outcome, why: str
-) -> ThreadResult:
-    return ThreadResult(
-        pid=entry.pid,
-        tid=entry.tid,
-        role=entry.role,
-        index=entry.index,
-        before=before,
-        asked=entry.before,
-        after=after,
-        outcome=outcome,
-        why=why,
-    )
+        if not newer.foreign and any(entry.pid in own for entry in newer.entries):
+            raise RequestError.of(
+                [f"record {number} changed threads of the same process later: undo it first"]
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 __all__ = ["main"]
@@ -20,4 +21,12 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise
         sys.exit("kvmaff: the command line needs click and rich: pip install 'kvmaff[cli]'")
+    # A hang-up or a kill half way must put things back as Ctrl-C does: an exception unwinds, a dead process does not.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave)
     app(prog_name="kvmaff")
+
+
+def _leave(number: int, _frame: object) -> None:
+    sys.exit(128 + number)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import click
 from rich.console import Console
 
@@ -72,6 +75,11 @@ class Group(click.Group):
         except KvmaffError as error:
             say(str(error))
             raise click.exceptions.Exit(1) from error
+        except BrokenPipeError:
+            raise  # click's: the reader went away
+        except OSError as error:
+            say(f"{error.filename or 'output'}: {error.strerror}")
+            raise click.exceptions.Exit(1) from error
 
 
 def console() -> Console:
@@ -81,6 +89,8 @@ def console() -> Console:
     Returns:
         A console on standard output: the terminal's width, or one that cuts nothing off when it is a pipe.
     """
+    if sys.stdout is None:
+        return Console(file=io.StringIO())  # closed by whoever started us: nobody reads it
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, width=160, color_system=None)
@@ -94,7 +104,9 @@ def say(message: str) -> None:
         message: One sentence a line.
     """
     for line in message.splitlines():
-        click.echo(f"kvmaff: {line}", err=True)
+        text = "".join(char if char.isprintable() else "?" for char in line)
+        with contextlib.suppress(OSError):
+            click.echo(f"kvmaff: {text}", err=True)
 
 
 def print_json(data: object) -> None:
@@ -128,10 +140,17 @@ def finish_binding(call: Callable[[], Report], *, as_json: bool) -> None:
         errors = error.problems if isinstance(error, RequestError) else tuple(str(error).splitlines())
     if not errors and not report.ok:
         errors = report.problems
-    if as_json:
-        print_json({**report_data(report), "errors": list(errors)})
-    elif report.threads:
-        console().print(report_table(report))
+    try:
+        if as_json:
+            print_json({**report_data(report), "errors": list(errors)})
+        elif report.threads:
+            console().print(report_table(report))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        undo = f"; kvmaff undo {report.journal} undoes it" if report.journal else ""
+        said = f"{report.changed} threads were changed{undo}, but that could not be printed: {error.strerror}"
+        errors, report = (*errors, said), attrs.evolve(report, ok=False)
     for line in errors:
         say(line)
     if not report.ok:

@@ -50,7 +50,7 @@ _MODES = (Mode.SPIN, Mode.HALT, Mode.EXIT)
 )
 @json_option
 def demo(count: int, vcpus: int, seconds: float, *, as_json: bool) -> None:
-    r"""
+    """
     Start small guests of our own, bind their vCPUs, read back, undo, clean up.
 
     The guests are real KVM virtual machines with a few bytes of code each; where /dev/kvm is missing or refused, plain
@@ -65,10 +65,12 @@ def demo(count: int, vcpus: int, seconds: float, *, as_json: bool) -> None:
         state = stack.enter_context(tempfile.TemporaryDirectory(prefix="kvmaff-demo-"))
         microvms = [
             stack.enter_context(
-                Microvm.start(f"demo-{n + 1}", vcpus=vcpus, mode=_MODES[n % len(_MODES)], iothreads=["disk0"])
+                Microvm.start(f"demo-{n + 1}", vcpus=vcpus, mode=Mode.HALT, iothreads=["disk0"])
             )
             for n in range(count)
         ]
+        for n, microvm in enumerate(microvms):  # once all are up: spinning ones leave the others no time to start
+            microvm.mode(_MODES[n % len(_MODES)])
         stage = _Stage(
             host=read_host(),
             microvms=microvms,

@@ -20,7 +20,7 @@ __all__ = ["guests"]
 @root_option
 @json_option
 def guests(root: str, *, threads: bool, as_json: bool) -> None:
-    r"""
+    """
     List the running guests, their threads by role, and the CPUs each may run on.
 
     \b

@@ -33,7 +33,7 @@ _PROCESS = re.compile(r"([0-9]{1,9})(?::([0-9]{1,9}))?")
 @state_option
 @json_option
 def pin(words: tuple[str, ...], process: str | None, journal: Journal, *, as_json: bool) -> None:
-    r"""
+    """
     Bind the threads of a guest to CPUs: all of them, read back, or none.
 
     GUEST is a name, uuid:UUID or pid:PID. KEY is a vCPU number or range (0, 1-3), emulator, io (every IOThread),

@@ -16,7 +16,7 @@ __all__ = ["topology"]
 @root_option
 @json_option
 def topology(root: str, *, as_json: bool) -> None:
-    r"""
+    """
     Show packages, cores, caches, NUMA nodes and isolated CPUs.
 
     \b

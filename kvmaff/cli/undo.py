@@ -31,7 +31,7 @@ __all__ = ["undo"]
 def undo(
     record: int | None, drop: int | None, journal: Journal, *, listing: bool, force: bool, as_json: bool
 ) -> None:
-    r"""
+    """
     Put back what the last kvmaff pin changed, or what RECORD says.
 
     \b

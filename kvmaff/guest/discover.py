@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.guest.guest import Guest, GuestThread, Role
+from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
 from kvmaff.guest.proof import UNKNOWN_VMM, Evidence, examine
 from kvmaff.guest.vmm import BUILTIN, QEMU, Vmm, roles_of
 from kvmaff.kernel.scan import PF_KTHREAD, Proc, Task, Tasks
@@ -53,7 +53,7 @@ def find_guests(
         masks = proc.masks(tasks)
         threads: dict[int, list[tuple[Task, CpuSet | None]]] = {}
         for task, mask in zip(tasks, masks, strict=True):
-            if task.error == 0 and task.state not in ("Z", "X"):
+            if task.alive:
                 threads.setdefault(task.pid, []).append((task, mask))
         guests = [
             _guest(proc, pid, evidence[pid], own, tasks, known)
@@ -129,7 +129,7 @@ def _doubt(evidence: Evidence, threads: Sequence[GuestThread], pid: int) -> str 
     missing = sorted(evidence.vcpus - {index for index in vcpus if index is not None})
     # QEMU keeps the descriptor of an unplugged vCPU; then no unnamed thread is left over
     if missing and unnamed >= len(missing):
-        return f"no thread is named as vCPU {CpuSet(missing)}, so it cannot be told from the emulator's; {advice}"
+        return f"no thread is named as vCPU {number_list(missing)}, so it cannot be told from the emulator's; {advice}"
     return None
 
 

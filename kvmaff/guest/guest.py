@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 import attrs
 
 from kvmaff.cpuset import CpuSet
 
-__all__ = ["Guest", "GuestThread", "Role"]
+__all__ = ["Guest", "GuestThread", "Role", "number_list"]
 
 
 class Role(enum.StrEnum):
@@ -101,3 +102,22 @@ class Guest:
             The threads, in order.
         """
         return tuple(thread for thread in self.threads if thread.role is role)
+
+
+def number_list(numbers: Iterable[int]) -> str:
+    """
+    Numbers of vCPUs for people; they are no CPUs, and a guest may claim any.
+
+    Args:
+        numbers: The numbers.
+
+    Returns:
+        ``0-3,7``; empty for none.
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

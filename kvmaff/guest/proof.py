@@ -14,6 +14,7 @@ its executable is a known VMM that root installed. What a user can arrange is no
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 import attrs
@@ -29,7 +30,7 @@ UNKNOWN_VMM = "kvm"
 
 _DELETED = " (deleted)"
 _VM_LINK = "anon_inode:kvm-vm"
-_VCPU_LINK = "anon_inode:kvm-vcpu:"
+_VCPU_LINK = re.compile(r"anon_inode:kvm-vcpu:([0-9]{1,4})")
 
 
 @attrs.frozen(kw_only=True)
@@ -76,8 +77,8 @@ def examine(proc: Proc, pid: int, vmms: tuple[Vmm, ...]) -> Evidence | None:
     links = _links(proc, pid)
     if links is not None:
         kvm: bool | None = _VM_LINK in links
-        numbers = [link[len(_VCPU_LINK) :] for link in links if link.startswith(_VCPU_LINK)]
-        vcpus = frozenset(int(number) for number in numbers if number.isdigit())
+        numbers = [_VCPU_LINK.fullmatch(link) for link in links]
+        vcpus = frozenset(int(number[1]) for number in numbers if number)
         if kvm:
             return Evidence(vmm=vmm, kvm=True, vcpus=vcpus, why=None)
     else:
@@ -137,6 +138,9 @@ def _distrust(proc: Proc, pid: int, exe: str) -> str | None:
     path = exe
     if exe.endswith(_DELETED) and info.st_nlink == 0:
         path = exe.removesuffix(_DELETED)
+        # Without a name there is no file of ours to compare with, so its path must mean what it means here.
+        if not _sees_our_files(proc, pid):
+            return f"its executable {shown} is one of another mount namespace, and it holds no KVM VM"
     else:
         try:
             here = os.stat(path, follow_symlinks=False)
@@ -158,6 +162,16 @@ def _distrust(proc: Proc, pid: int, exe: str) -> str | None:
         if folder == "/":
             return None
         folder = os.path.dirname(folder)
+
+
+def _sees_our_files(proc: Proc, pid: int) -> bool:
+    """Whether a process has our mount namespace and our root."""
+    try:
+        theirs = os.stat(f"{pid}/ns/mnt", dir_fd=proc.fd), os.stat(f"{pid}/root", dir_fd=proc.fd)
+        ours = os.stat("self/ns/mnt", dir_fd=proc.fd), os.stat("/")
+    except OSError:
+        return False
+    return all((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) for a, b in zip(theirs, ours, strict=True))
 
 
 def _start(proc: Proc, pid: int) -> int:

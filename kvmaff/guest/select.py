@@ -34,9 +34,14 @@ def select_guest(guests: Sequence[Guest], selector: str) -> Guest:
         found = [guest for guest in guests if guest.uuid and selector.lower() == f"uuid:{guest.uuid}"]
     else:
         found = [guest for guest in guests if guest.name == selector]
+    # what only claims the name of a proved guest does not take it away
+    found = [guest for guest in found if guest.verified] or found
     if not found:
         candidates = tuple(sorted({guest.name for guest in guests if guest.verified}))
+        others = len([guest for guest in guests if not guest.verified])
         known = ", ".join(candidates) if candidates else "none is running"
+        if others:
+            known = f"{', '.join(candidates) or 'none that is proved'}, and {others} that are not (see kvmaff guests)"
         raise GuestNotFound(
             f"no guest {selector!r}; guests here: {known}", selector=selector, candidates=candidates
         )

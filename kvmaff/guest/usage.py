@@ -47,7 +47,7 @@ class Times:
         """
         return Times(
             guest=self.guest - earlier.guest,
-            user=self.user - earlier.user,
+            user=max(self.user - earlier.user, 0),
             kernel=self.kernel - earlier.kernel,
         )
 
@@ -75,6 +75,6 @@ def cpu_times(threads: Iterable[GuestThread], root: str = "/") -> Times:
                 continue
             inside = int(fields[40])
             guest += inside
-            user += int(fields[11]) - inside
+            user += max(int(fields[11]) - inside, 0)  # sampled apart: guest time may be ahead by a tick
             kernel += int(fields[12])
     return Times(guest=guest * _MS_PER_TICK, user=user * _MS_PER_TICK, kernel=kernel * _MS_PER_TICK)

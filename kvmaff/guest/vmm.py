@@ -5,7 +5,8 @@ Rule: a name is a claim. It says what a thread of a proved guest is for; it neve
 
 Sources of the names: QEMU softmmu/cpus.c and accel/*/*-accel-ops.c ("CPU %d/KVM"), iothread.c ("IO %s");
 Firecracker src/vmm vstate/vcpu.rs; cloud-hypervisor vmm/src/cpu.rs; crosvm src/crosvm/sys/linux/vcpu.rs;
-kvmtool kvm-cpu.c. QEMU names threads only with ``-name …,debug-threads=on``.
+kvmtool kvm-cpu.c. QEMU names threads only with ``-name …,debug-threads=on``. Numbers have at most four digits: no
+VMM has 10,000 vCPUs.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Vmm:
 QEMU = Vmm(
     name="qemu",
     executables=("qemu-system-*", "qemu-kvm"),
-    vcpu=r"CPU (\d{1,5})/(?:KVM|TCG|HVF|NVMM)|ALL CPUs/TCG",
+    vcpu=r"CPU ([0-9]{1,4})/(?:KVM|TCG|HVF|NVMM)|ALL CPUs/TCG",
     # "IO mon_iothread" is the monitor's own thread, no user's IOThread
     iothread=r"IO (?!mon_iothread$)(.+)",
     name_options=("-name", "--name"),
@@ -88,20 +89,20 @@ BUILTIN: tuple[Vmm, ...] = (
     Vmm(
         name="firecracker",
         executables=("firecracker", "firecracker-*"),
-        vcpu=r"fc_vcpu ?(\d{1,5})",
+        vcpu=r"fc_vcpu ?([0-9]{1,4})",
         name_options=("--id",),
     ),
-    Vmm(name="cloud-hypervisor", executables=("cloud-hypervisor",), vcpu=r"vcpu(\d{1,5})"),
+    Vmm(name="cloud-hypervisor", executables=("cloud-hypervisor",), vcpu=r"vcpu([0-9]{1,4})"),
     Vmm(
         name="crosvm",
         executables=("crosvm",),
-        vcpu=r"crosvm_vcpu(\d{1,5})",
+        vcpu=r"crosvm_vcpu([0-9]{1,4})",
         name_options=("--name",),
     ),
     Vmm(
         name="kvmtool",
         executables=("lkvm", "lkvm-static", "kvmtool"),
-        vcpu=r"kvm-vcpu-(\d{1,5})",
+        vcpu=r"kvm-vcpu-([0-9]{1,4})",
         name_options=("--name", "-n"),
     ),
 )

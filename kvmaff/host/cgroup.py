@@ -8,12 +8,14 @@ ancestor with it has.
 
 from __future__ import annotations
 
+import os
 import re
 
 import attrs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.host.tree import Tree
+from kvmaff.kernel.text import printable
 
 __all__ = ["Grant", "cpus_granted"]
 
@@ -24,7 +26,7 @@ class Grant:
     What one cgroup grants.
 
     Attributes:
-        cgroup: The folder that says so.
+        cgroup: The folder that says so, made printable.
         cpus: The CPUs.
     """
 
@@ -56,7 +58,7 @@ def cpus_granted(tree: Tree, pid: int, tid: int) -> Grant | None:
             folder = "/".join([mount, *parts[:depth]])
             cpus = tree.cpus(*(f"{folder.lstrip('/')}/{name}" for name in names))
             if cpus:
-                return Grant(cgroup=folder, cpus=cpus)
+                return Grant(cgroup=printable(os.fsencode(folder), 512), cpus=cpus)
     return None
 
 

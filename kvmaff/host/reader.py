@@ -37,7 +37,7 @@ class Host:
         return self.root == "/"
 
 
-def read_host(root: str | os.PathLike[str] = "/") -> Host:
+def read_host(root: str | bytes | os.PathLike[str] = "/") -> Host:
     """
     Read a machine.
 
@@ -50,7 +50,9 @@ def read_host(root: str | os.PathLike[str] = "/") -> Host:
     Raises:
         HostReadError: There is no such folder, or it does not say which CPUs the machine has.
     """
-    path = os.path.abspath(os.fspath(root))
+    path = os.path.abspath(os.fsdecode(root))
+    if os.path.realpath(path) == "/":
+        path = "/"
     with Tree(path) as tree:
         return Host(
             root=path,

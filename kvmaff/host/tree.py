@@ -8,6 +8,7 @@ step, never waiting (a FIFO), and what does not parse is "not told", never a tra
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -60,19 +61,24 @@ class Tree:
             path: Relative to the root.
 
         Returns:
-            At most 64 KiB of it, white space and NUL bytes at both ends cut off; None where it is
-            missing, no plain file, or may not be read.
+            Its text, white space and NUL bytes at both ends cut off; None where it is missing, no plain file, may not
+            be read, or is longer than 64 KiB.
         """
         try:
             fd = os.open(path, _FLAGS, dir_fd=self._fd)
         except OSError:
             return None
+        data = b""
         try:
-            data = os.read(fd, _LIMIT)
+            # one read is not a whole file: procfs and sysfs give a page at a time
+            while len(data) <= _LIMIT and (chunk := os.read(fd, _LIMIT)):
+                data += chunk
         except OSError:
             return None
         finally:
             os.close(fd)
+        if len(data) > _LIMIT:
+            return None
         return data.decode("ascii", "replace").strip(" \t\r\n\0")
 
     def number(self, path: str) -> int | None:
@@ -135,5 +141,5 @@ class Tree:
         finally:
             os.close(fd)
         tails = [name[len(prefix) :] for name in names if name.startswith(prefix)]
-        digits = [tail for tail in tails if tail.isascii() and tail.isdigit() and len(tail) <= 5]
+        digits = [tail for tail in tails if re.fullmatch("0|[1-9][0-9]{0,4}", tail)]
         return sorted(number for number in map(int, digits) if number < limit)

@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from typing import Any, Self, overload
 import attrs
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import CpuTextError, HostReadError
+from kvmaff.errors import CpuTextError, HostReadError, Unsupported
 from kvmaff.kernel.masks import read_masks
 from kvmaff.kernel.native import ffi, lib
 from kvmaff.kernel.text import printable
@@ -73,6 +74,11 @@ class Task:
     cpu: int | None
     error: int
 
+    @property
+    def alive(self) -> bool:
+        """Whether it could be read and has not ended (a zombie has)."""
+        return self.error == 0 and self.state not in ("Z", "X")
+
 
 class Tasks(Sequence[Task]):
     """
@@ -82,11 +88,13 @@ class Tasks(Sequence[Task]):
         rows: The array of ``struct ps_task``.
         count: How many of its rows count.
         seen: Ticks, sampled before the first of them was looked at.
+        errors: errno by process, where its threads could not be listed although it may be there.
     """
 
-    def __init__(self, rows: Any, count: int, seen: int) -> None:
+    def __init__(self, rows: Any, count: int, seen: int, errors: dict[int, int] | None = None) -> None:
         self.rows = rows
         self.seen = seen
+        self.errors = errors or {}
         self._count = count
 
     def __len__(self) -> int:
@@ -133,6 +141,7 @@ class Proc:
 
     Raises:
         HostReadError: There is no proc folder.
+        Unsupported: /proc is that of another pid namespace.
     """
 
     def __init__(self, root: str = "/") -> None:
@@ -142,6 +151,18 @@ class Proc:
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise HostReadError(f"{path}: {error.strerror}", path=path) from error
+        if self.live and self._self() != os.getpid():
+            os.close(self.fd)
+            raise Unsupported(
+                "/proc shows another pid namespace than this process lives in: its numbers name other threads here. "
+                "Mount the namespace's own (mount -t proc proc /proc, or unshare --mount-proc)"
+            )
+
+    def _self(self) -> int:
+        try:
+            return int(os.readlink("self", dir_fd=self.fd))
+        except (OSError, ValueError):
+            return 0
 
     def __enter__(self) -> Self:
         return self
@@ -160,8 +181,14 @@ class Proc:
 
         Returns:
             Their numbers, in ascending order; those this user may see.
+
+        Raises:
+            HostReadError: They cannot be listed.
         """
-        ids, _ = self._list(".")
+        try:
+            ids, _ = self._list(".")
+        except OSError as error:
+            raise HostReadError(f"/proc: {error.strerror}", path="/proc") from error
         return sorted(ids)
 
     def tasks(self, pids: Iterable[int]) -> Tasks:
@@ -176,15 +203,20 @@ class Proc:
             unless numbers have wrapped around.
         """
         seen = ticks_now()
-        found = []
+        found, errors = [], {}
         for pid in pids:
-            ids, inos = self._list(f"{pid}/task")
+            try:
+                ids, inos = self._list(f"{pid}/task")
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESRCH):
+                    errors[pid] = error.errno or errno.EIO
+                continue
             found += [(pid, tid, ino) for tid, ino in sorted(zip(ids, inos, strict=True))]
         rows = ffi.new("struct ps_task[]", max(len(found), 1))
         for row, (pid, tid, ino) in zip(rows, found, strict=False):
             row.pid, row.tid, row.ino = pid, tid, ino
         lib.ps_stat(self.fd, rows, len(found))
-        return Tasks(rows, len(found), seen)
+        return Tasks(rows, len(found), seen, errors)
 
     def masks(self, tasks: Tasks) -> list[CpuSet | None]:
         """
@@ -249,7 +281,7 @@ class Proc:
             ids, inos = ffi.new("int32_t[]", cap), ffi.new("uint64_t[]", cap)
             count = lib.ps_list(self.fd, path.encode(), ids, inos, cap)
             if count < 0:
-                return [], []
+                raise OSError(-count, os.strerror(-count))
             if count <= cap:
                 return ffi.unpack(ids, count), ffi.unpack(inos, count)
             cap = count + 256

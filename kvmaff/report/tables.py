@@ -17,7 +17,7 @@ from rich.text import Text
 from kvmaff.binding.report import Outcome, Report, ThreadResult
 from kvmaff.binding.undo import Listed
 from kvmaff.cpuset import CpuSet
-from kvmaff.guest.guest import Guest, GuestThread, Role
+from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
 from kvmaff.host.reader import Host
 
 __all__ = ["guests_table", "host_table", "load_table", "records_table", "report_table"]
@@ -26,9 +26,11 @@ _LEVELS = (
     ("packages", "package"),
     ("dies", "die"),
     ("l3", "L3 cache"),
+    ("clusters", "cluster"),
     ("l2", "L2 cache"),
     ("cores", "core"),
 )
+_SHOWN_GROUPS = 16
 _STYLE = {
     Outcome.SET: "green",
     Outcome.RESTORED: "green",
@@ -52,14 +54,16 @@ def host_table(host: Host) -> Table:
     topology = host.topology
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("CPUs online", f"{len(topology.online)} ({topology.online})")
     if topology.offline:
         table.add_row("CPUs offline", f"{len(topology.offline)} ({topology.offline})")
     for level, word in _LEVELS:
         groups: tuple[CpuSet, ...] = getattr(topology, level)
         if groups:
-            table.add_row(f"{word}s", f"{len(groups)}, {_sizes(groups)}")
+            shown = "  ".join(str(group) for group in groups[:_SHOWN_GROUPS])
+            more = f"  … and {len(groups) - _SHOWN_GROUPS} more" if len(groups) > _SHOWN_GROUPS else ""
+            table.add_row(f"{word}s", f"{len(groups)}, {_sizes(groups)}:  {shown}{more}")
         elif level in ("packages", "cores", "l3"):
             table.add_row(f"{word}s", "not told by this machine")
     for node in topology.nodes:
@@ -141,7 +145,7 @@ def records_table(records: Iterable[Listed]) -> Table:
         table.add_column(title, overflow="fold")
     for listed in records:
         record = listed.record
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.time)) if record else ""
+        when = _when(record.time) if record else ""
         table.add_row(
             str(listed.number),
             when,
@@ -189,9 +193,12 @@ def _sizes(groups: Sequence[CpuSet]) -> str:
     for group in groups:
         counts[len(group)] = counts.get(len(group), 0) + 1
     if len(counts) == 1:
-        size = next(iter(counts))
-        return f"{size} CPU{'s' if size > 1 else ''} each"
-    return ", ".join(f"{count} of {size} CPUs" for size, count in sorted(counts.items(), reverse=True))
+        return f"{_count(next(iter(counts)), 'CPU')} each"
+    return ", ".join(f"{count} of {_count(size, 'CPU')}" for size, count in sorted(counts.items(), reverse=True))
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _groups(threads: Sequence[GuestThread], *, every_thread: bool) -> list[list[GuestThread]]:
@@ -202,11 +209,18 @@ def _groups(threads: Sequence[GuestThread], *, every_thread: bool) -> list[list[
 
 def _thread_cells(group: Sequence[GuestThread]) -> list[Text]:
     first = group[0]
-    numbers = CpuSet(thread.index for thread in group if thread.index is not None)
+    numbers = number_list(thread.index for thread in group if thread.index is not None)
     role = f"{first.role} {numbers}" if numbers and first.role is Role.VCPU else str(first.role)
     thread = f"{first.name} ({first.tid})" if len(group) == 1 else f"{len(group)} threads"
-    last = CpuSet(thread.cpu for thread in group if thread.cpu is not None)
-    return [Text(role), Text(thread), _cpus(first.mask), Text(str(last))]
+    last = number_list(thread.cpu for thread in group if thread.cpu is not None)
+    return [Text(role), Text(thread), _cpus(first.mask), Text(last)]
+
+
+def _when(seconds: int) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, OSError, ValueError):
+        return "at no time"
 
 
 def _cpus(cpus: CpuSet | None) -> Text:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import JournalError, RequestError
 from kvmaff.guest.guest import Role
 from kvmaff.host.reader import Host
+from kvmaff.kernel.text import printable
 from kvmaff.testing import inputs as st
 
 from ..conftest import kernel_masks, needs_root, needs_two_cpus
@@ -42,16 +45,19 @@ entries = hs.builds(
     index=hs.none() | hs.integers(0, 8191),
     before=st.cpu_sets(least=1),
     asked=st.cpu_sets(least=1),
+    kept=hs.booleans(),
 )
 records = hs.builds(
     Record,
     number=hs.integers(1, 99_999_999),
     boot=hs.text(max_size=40),
     namespace=numbers,
+    timens=numbers,
     time=numbers,
     ticks=numbers,
-    command=hs.text(max_size=40),
+    command=hs.text(max_size=40).map(lambda text: printable(text.encode(errors="replace"), 1024)),
     entries=hs.lists(entries, max_size=4).map(tuple),
+    decided=hs.none() | hs.text(max_size=40),
 )
 
 
@@ -96,12 +102,18 @@ def test_on_disk(journal: Journal, state_dir: Path) -> None:
         assert first == folder.read(1)
     assert 0o700 == state_dir.stat().st_mode & 0o777
     assert {0o600} == {path.stat().st_mode & 0o777 for path in state_dir.iterdir()}
-    assert ["00000001.json", "00000002.json"] == sorted(path.name for path in state_dir.iterdir())
+    assert ["00000001.json", "00000002.json", "last"] == sorted(path.name for path in state_dir.iterdir())
     assert (first.foreign, [2, 1]) == (None, [listed.number for listed in list_records(journal)])
     discard(2, journal)
     assert [1] == [listed.number for listed in list_records(journal)]
-    with pytest.raises(JournalError, match="No such file"):
+    with pytest.raises(JournalError, match="kvmaff undo --list"):
         discard(2, journal)
+    with journal.locked() as folder:
+        assert 3 == folder.begin("three").number  # a number is never given twice
+        (state_dir / "last").write_text("nonsense")
+        assert 2 == folder.begin("still").number
+        (state_dir / "99999999.json").write_text("")
+        assert 10**8 == folder.begin("many").number
 
 
 @needs_two_cpus
@@ -130,6 +142,7 @@ def test_truncated_record(host: Host, journal: Journal, state_dir: Path, kept: i
     [
         ("boot", "another", "before the last boot"),
         ("namespace", 1, "another pid namespace"),
+        ("timens", 1, "another time namespace"),
         ("kvmaff", 99, "version 99"),
         ("number", 5, "not that of its file"),
     ],
@@ -246,6 +259,11 @@ def test_masks_of_somebody_else_are_left_alone(host: Host, journal: Journal) -> 
         pin_process(host, pid, ONE, tid=pid, journal=journal)
         pin_process(host, pid, ONE, tid=max(before), journal=journal)
         os.sched_setaffinity(max(before), HERE)
+        os.sched_setaffinity(max(before), OTHER)
+        report = undo(journal=journal)
+        assert report.ok  # somebody has put it back already
+        pin_process(host, pid, ONE, tid=max(before), journal=journal)
+        os.sched_setaffinity(max(before), HERE)
         report = undo(journal=journal)
         assert not report.ok
         assert (Outcome.REFUSED, HERE) == (report.threads[0].outcome, report.threads[0].after)
@@ -256,6 +274,152 @@ def test_masks_of_somebody_else_are_left_alone(host: Host, journal: Journal) -> 
 
 
 @needs_two_cpus
+def test_a_part_of_what_was_asked_is_somebody_elses(host: Host, journal: Journal) -> None:
+    """A mask inside what was asked is not ours, unless the kernel cut it so: an administrator may have narrowed it."""
+    with impostor() as pid:
+        os.sched_setaffinity(pid, ONE)
+        pin_process(host, pid, HERE, tid=pid, journal=journal)
+        os.sched_setaffinity(pid, OTHER)
+        assert not undo(journal=journal).ok
+        assert OTHER == CpuSet(os.sched_getaffinity(pid))
+
+
+@needs_two_cpus
+def test_heirs_of_kept_threads_stay(host: Host, journal: Journal) -> None:
+    """A later thread whose creator had the mask before is no heir of the call; one that may be either is said."""
+    with heirs() as (pid, tids, spawn):
+        old, other = tids
+        os.sched_setaffinity(old, ONE)  # long before
+        pin_process(host, pid, ONE, journal=journal)
+        child = spawn(old)
+        report = undo(journal=journal)
+        assert ONE == CpuSet(os.sched_getaffinity(old))
+        assert ONE == CpuSet(os.sched_getaffinity(child))
+        assert HERE == CpuSet(os.sched_getaffinity(other))
+        assert not report.ok  # the child may be the main thread's, too: nobody can know
+        assert ["one of several" in thread.why for thread in report.threads if thread.tid == child] == [True]
+        assert 1 == len(list_records(journal))
+
+
+HEIRS = """
+import os, sys, threading
+tids, pipes = [], []
+def child():
+    print(threading.get_native_id(), flush=True)
+    threading.Event().wait()
+def worker(get):
+    tids.append(threading.get_native_id())
+    while get():
+        threading.Thread(target=child, daemon=True).start()
+for n in range(2):
+    r, w = os.pipe()
+    pipes.append(w)
+    threading.Thread(target=worker, args=(lambda r=r: os.read(r, 1),), daemon=True).start()
+while len(tids) < 2: pass
+print(*tids, flush=True)
+for line in sys.stdin:
+    os.write(pipes[tids.index(int(line))], b"x")
+"""
+
+
+@contextlib.contextmanager
+def heirs() -> Iterator[tuple[int, list[int], Callable[[int], int]]]:
+    """A process with two threads, each of which starts another on request."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEIRS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def spawn(tid: int) -> int:
+        process.stdin.write(f"{tid}\n")
+        process.stdin.flush()
+        return int(process.stdout.readline())
+
+    try:
+        yield process.pid, [int(word) for word in process.stdout.readline().split()], spawn
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@needs_two_cpus
+def test_heirs_go_back_with_their_creator(host: Host, journal: Journal) -> None:
+    """A thread that started after the call with the mask that was asked goes back too."""
+    with heirs() as (pid, tids, spawn):
+        pin_process(host, pid, ONE, journal=journal)
+        child = spawn(tids[0])
+        assert ONE == CpuSet(os.sched_getaffinity(child))
+        report = undo(journal=journal)
+        assert report.ok
+        assert {frozenset(HERE)} == set(kernel_masks(pid).values())
+        assert ["inherited" in thread.why for thread in report.threads if thread.tid == child] == [True]
+
+
+@needs_two_cpus
+def test_what_cannot_be_looked_at_is_not_gone(journal: Journal) -> None:
+    """Where threads cannot be listed, undo refuses and keeps the record; it does not take them for ended."""
+    script = (
+        "import os, resource, sys\nimport kvmaff\nfrom kvmaff.formats.plain import report_data\n"
+        "import kvmaff.binding.restore, kvmaff.binding.undo\n"
+        "kvmaff.pin_process(kvmaff.read_host(), int(sys.argv[1]), sys.argv[2])\n"
+        "from kvmaff.kernel.scan import Proc\nreal = Proc._list\n"
+        "def few(self, path):\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) - 1, 4096))\n"
+        "    try: return real(self, path)\n"
+        "    finally: resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n"
+        "Proc._list = few\nreport = kvmaff.undo()\nprint(report.ok, {str(t.outcome) for t in report.threads})\n"
+    )
+    with impostor() as pid:
+        before = kernel_masks(pid)
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(pid), str(ONE)], capture_output=True, text=True, check=True
+        )
+        assert "False {'refused'}\n" == done.stdout
+        assert 1 == len(list_records(journal))
+        assert undo(journal=journal).ok
+        assert before == kernel_masks(pid)
+
+
+@needs_two_cpus
+def test_a_record_wider_than_the_kernel(host: Host, journal: Journal, state_dir: Path) -> None:
+    """A record with CPUs that no mask of this kernel can hold is an error, not a traceback."""
+    with impostor() as pid:
+        pin_process(host, pid, ONE, journal=journal)
+        file = state_dir / "00000001.json"
+        data = json.loads(file.read_text())
+        data["entries"][0]["before"] = "0-8000"
+        file.write_text(json.dumps(data))
+        bound = kernel_masks(pid)
+        with pytest.raises(JournalError, match="CPU 8000"):
+            undo(journal=journal)
+        assert bound == kernel_masks(pid)
+
+
+@needs_two_cpus
+@needs_root
+def test_a_record_that_cannot_be_removed(host: Host, journal: Journal, state_dir: Path) -> None:
+    """Where the masks are back but the record stays, both is said."""
+    with impostor() as pid:
+        before = kernel_masks(pid)
+        pin_process(host, pid, ONE, journal=journal)
+        script = (
+            "import ctypes, sys\nlibc = ctypes.CDLL(None)\nassert libc.unshare(0x20000) == 0\n"
+            "assert libc.mount(b'none', b'/', None, 0x44000, None) == 0\n"
+            f"p = {os.fsencode(state_dir)!r}\nassert libc.mount(p, p, None, 0x1000, None) == 0\n"
+            "assert libc.mount(None, p, None, 0x1021, None) == 0\n"
+            "sys.argv = ['kvmaff', 'undo', '--json']\nfrom kvmaff.cli import main\nmain()\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert 1 == done.returncode
+        answer = json.loads(done.stdout)
+        assert (False, {"restored"}) == (answer["ok"], {thread["outcome"] for thread in answer["threads"]})
+        assert "the masks are back, but the record stays" in done.stderr
+        assert before == kernel_masks(pid)
+        assert undo(journal=journal).ok
+
+
+@needs_two_cpus
 def test_older_record_waits_for_the_newer(host: Host, journal: Journal) -> None:
     """A record under a newer one of the same threads is not undone before it."""
     with impostor() as pid:
@@ -263,7 +427,7 @@ def test_older_record_waits_for_the_newer(host: Host, journal: Journal) -> None:
         pin_process(host, pid, ONE, journal=journal)
         pin_process(host, pid, OTHER, journal=journal)
         bound = kernel_masks(pid)
-        with pytest.raises(RequestError, match="record 2 changed the same threads"):
+        with pytest.raises(RequestError, match="record 2 changed threads of the same process"):
             undo(1, journal=journal)
         assert bound == kernel_masks(pid)
         assert undo(journal=journal).ok

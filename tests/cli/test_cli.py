@@ -44,7 +44,9 @@ def test_help_shows_an_example(command: str) -> None:
     """Every command's help shows an example that begins with the command, and names --json."""
     done = run(command, "--help")
     assert 0 == done.returncode
-    assert f"  kvmaff {command}" in done.stdout
+    lines = done.stdout.splitlines()
+    assert any(line.startswith(f"    kvmaff {command}") and line.count("kvmaff") == 1 for line in lines)
+    assert "\\b" not in done.stdout
     assert "--json" in done.stdout
 
 
@@ -130,8 +132,8 @@ def test_pin_and_undo_a_qemu(qemu: Callable[..., Qemu], state_dir: Path) -> None
         (["pin", "no such guest", "0=0"], 1, "no guest 'no such guest'"),
         (["pin", "pid:4999999", "0=0"], 1, "no guest 'pid:4999999'"),
         (["undo", "0"], 2, "0"),
-        (["undo", "77"], 1, "No such file"),
-        (["undo", "--discard", "77"], 1, "No such file"),
+        (["undo", "77"], 1, "kvmaff undo --list"),
+        (["undo", "--discard", "77"], 1, "kvmaff undo --list"),
         (["undo", "--list", "3"], 2, "stand alone"),
         (["undo", "--list", "--discard", "3"], 2, "stand alone"),
         (["nonsense"], 2, "nonsense"),
@@ -150,10 +152,11 @@ def test_bad_input(words: list[str], code: int, said: str, state_dir: Path) -> N
 
 def test_errors_as_json(state_dir: Path) -> None:
     """With --json a refusal is JSON too: not ok, nothing changed, every reason."""
-    with Microvm.start("m", mode=Mode.HALT, kvm="/nonexistent") as vm:
-        data = answer("pin", f"pid:{vm.pid}", "0=8000", code=1)
+    data = answer("pin", "--pid", str(os.getpid()), "8000", code=1)
     assert (False, 0, []) == (data["ok"], data["changed"], data["threads"])
-    assert 1 == len(data["errors"])
+    assert ["CPU 8000 is not in this machine"] == [
+        error.split(": ")[1].split(";")[0] for error in data["errors"]
+    ]
 
 
 @needs_two_cpus

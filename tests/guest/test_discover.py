@@ -277,6 +277,49 @@ def test_what_an_unprivileged_user_sees(qemu: Callable[..., Qemu]) -> None:
     assert all(thread["mask"] for thread in guest["threads"])
 
 
+@needs_root
+def test_a_deleted_file_of_another_mount_namespace() -> None:
+    """A deleted executable of a mount namespace of its own proves nothing, whatever path it shows."""
+    script = (
+        "import ctypes, os, shutil, sys\nlibc = ctypes.CDLL(None)\nassert libc.unshare(0x20000) == 0\n"
+        "assert libc.mount(b'none', b'/', None, 0x44000, None) == 0\n"
+        "assert libc.mount(b'none', b'/usr/local/bin', b'tmpfs', 0, b'mode=755') == 0\n"
+        "p = '/usr/local/bin/qemu-system-x86_64'\nshutil.copy('/usr/bin/sleep', p)\nfd = os.open(p, os.O_RDONLY)\n"
+        "os.unlink(p)\nos.execve(fd, ['qemu-system-x86_64', '60'], dict(os.environ))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        deadline = time.monotonic() + 10
+        while not os.readlink(f"/proc/{process.pid}/exe").endswith("qemu-system-x86_64 (deleted)"):
+            assert time.monotonic() < deadline
+        (guest,) = find_guests(pids=[process.pid])
+        assert not guest.verified
+        assert "another mount namespace" in (guest.why or "")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_absurd_numbers_are_no_vcpus() -> None:
+    """A process that claims absurd vCPU numbers breaks no table."""
+    code = IMPOSTOR.replace('f"CPU {n}/KVM"', '["CPU 99999/KVM", "CPU 9999/KVM"][n]')
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.05)
+        (guest,) = find_guests(pids=[process.pid])
+        assert [9999] == [thread.index for thread in guest.vcpus]
+        done = subprocess.run(
+            [sys.executable, "-m", "kvmaff", "guests"], capture_output=True, text=True, check=False
+        )
+        assert 0 == done.returncode
+        assert "vcpu 9999" in done.stdout
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_hostile_names_are_made_printable(tmp_path: Path) -> None:
     """Whatever a process of a recorded machine calls itself, it comes as text; garbage breaks nothing."""
     task = tmp_path / "proc/5/task/5"

@@ -50,6 +50,8 @@ def test_unknown_lists_what_there_is() -> None:
     assert ("db", "pid:10", "web") == caught.value.candidates
     with pytest.raises(GuestNotFound, match="none is running"):
         select_guest((), "web")
+    with pytest.raises(GuestNotFound, match="none that is proved, and 1 that are not"):
+        select_guest(GUESTS[4:], "web")
     with pytest.raises(GuestNotFound):
         select_guest(GUESTS, "uuid:")
 
@@ -59,6 +61,12 @@ def test_ambiguous_lists_the_candidates() -> None:
     with pytest.raises(AmbiguousGuest, match="pid:11, pid:12") as caught:
         select_guest(GUESTS, "db")
     assert ("pid:11", "pid:12") == caught.value.candidates
+
+
+def test_an_impostor_takes_no_name_away() -> None:
+    """What only claims the name of a proved guest does not make it ambiguous."""
+    fake = _guest("web", 99, why="it calls itself so")
+    assert 10 == select_guest((fake, *GUESTS), "web").pid
 
 
 def test_unproved_is_never_selected() -> None:
