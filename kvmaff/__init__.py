@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvmaff.api import guests, pin, pin_process, read_host, undo
+    from kvmaff.api import guests, pin, pin_process, place, plan, undo
+    from kvmaff.binding.plan import Change, Plan
     from kvmaff.binding.report import Outcome, Report, ThreadResult
     from kvmaff.cpuset import CpuSet
     from kvmaff.errors import (
@@ -21,45 +22,95 @@ if TYPE_CHECKING:
         HostReadError,
         JournalError,
         KvmaffError,
+        PlacementImpossible,
+        PlacementRefused,
+        PluginError,
         RequestError,
+        SpecError,
         Unsupported,
     )
+    from kvmaff.formats.specs import SpecEntry, read_specs
     from kvmaff.guest.guest import Guest, GuestThread, Role
+    from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
     from kvmaff.guest.vmm import Vmm
-    from kvmaff.host.reader import Host
+    from kvmaff.hooks.manager import PluginManager
+    from kvmaff.hooks.plugin import PluginInfo
+    from kvmaff.hooks.specs import hookimpl
+    from kvmaff.host.reader import Host, read_host
     from kvmaff.host.topology import NumaNode, Topology
+    from kvmaff.placement.objective import Grain, Level, Objective
+    from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement, Unplaced
+    from kvmaff.placement.request import Demand, Held, PlacementRequest
+    from kvmaff.placement.solve import solve
+    from kvmaff.placement.strategy import NoOptions, Strategy
+    from kvmaff.placement.verify import Violation, verify
 
 __all__ = [
     "AmbiguousGuest",
     "BindingFailed",
+    "Change",
     "CpuSet",
     "CpuTextError",
+    "Demand",
+    "EmulatorPolicy",
+    "Grain",
     "Guest",
+    "GuestCell",
     "GuestNotFound",
     "GuestNotVerified",
+    "GuestPlacement",
+    "GuestSpec",
     "GuestThread",
+    "Held",
     "Host",
     "HostReadError",
     "JournalError",
     "KvmaffError",
+    "Level",
+    "NoOptions",
     "NumaNode",
+    "Objective",
     "Outcome",
+    "Placement",
+    "PlacementImpossible",
+    "PlacementRefused",
+    "PlacementRequest",
+    "Plan",
+    "PluginError",
+    "PluginInfo",
+    "PluginManager",
     "Report",
     "RequestError",
     "Role",
+    "Score",
+    "SpecEntry",
+    "SpecError",
+    "Strategy",
+    "ThreadPlacement",
+    "ThreadPolicy",
     "ThreadResult",
     "Topology",
+    "Unplaced",
     "Unsupported",
+    "VcpuPolicy",
+    "Violation",
     "Vmm",
     "guests",
+    "hookimpl",
     "pin",
     "pin_process",
+    "place",
+    "plan",
     "read_host",
+    "read_specs",
+    "solve",
     "undo",
+    "verify",
 ]
 
 _HOMES = {
-    "kvmaff.api": ("guests", "pin", "pin_process", "read_host", "undo"),
+    "kvmaff.api": ("guests", "pin", "pin_process", "place", "plan", "undo"),
+    "kvmaff.binding.plan": ("Change", "Plan"),
     "kvmaff.binding.report": ("Outcome", "Report", "ThreadResult"),
     "kvmaff.cpuset": ("CpuSet",),
     "kvmaff.errors": (
@@ -71,13 +122,28 @@ _HOMES = {
         "HostReadError",
         "JournalError",
         "KvmaffError",
+        "PlacementImpossible",
+        "PlacementRefused",
+        "PluginError",
         "RequestError",
+        "SpecError",
         "Unsupported",
     ),
     "kvmaff.guest.guest": ("Guest", "GuestThread", "Role"),
+    "kvmaff.guest.spec": ("EmulatorPolicy", "GuestCell", "GuestSpec", "ThreadPolicy", "VcpuPolicy"),
     "kvmaff.guest.vmm": ("Vmm",),
-    "kvmaff.host.reader": ("Host",),
+    "kvmaff.hooks.manager": ("PluginManager",),
+    "kvmaff.hooks.plugin": ("PluginInfo",),
+    "kvmaff.hooks.specs": ("hookimpl",),
+    "kvmaff.formats.specs": ("SpecEntry", "read_specs"),
+    "kvmaff.host.reader": ("Host", "read_host"),
     "kvmaff.host.topology": ("NumaNode", "Topology"),
+    "kvmaff.placement.objective": ("Grain", "Level", "Objective"),
+    "kvmaff.placement.placement": ("GuestPlacement", "Placement", "Score", "ThreadPlacement", "Unplaced"),
+    "kvmaff.placement.request": ("Demand", "Held", "PlacementRequest"),
+    "kvmaff.placement.solve": ("solve",),
+    "kvmaff.placement.strategy": ("NoOptions", "Strategy"),
+    "kvmaff.placement.verify": ("Violation", "verify"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

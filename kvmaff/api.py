@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
+from kvmaff.binding.decided import last_decided
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.pin import pin_guest
 from kvmaff.binding.pin import pin_process as pin_any
+from kvmaff.binding.plan import Plan, make_plan
 from kvmaff.binding.report import Report
+from kvmaff.binding.survey import demands_of, free_memory, held_by
 from kvmaff.binding.undo import undo as undo_record
 from kvmaff.cpuset import CpuSet
+from kvmaff.errors import PlacementImpossible, RequestError
+from kvmaff.formats.matching import specs_for
+from kvmaff.formats.specs import SpecEntry, read_specs
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
 from kvmaff.guest.select import select_guest
+from kvmaff.guest.spec import VcpuPolicy
 from kvmaff.guest.vmm import Vmm
+from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import Host, read_host
+from kvmaff.placement.placement import Placement, Unplaced
+from kvmaff.placement.request import PlacementRequest
 
-__all__ = ["guests", "pin", "pin_process", "read_host", "undo"]
+__all__ = [
+    "DEFAULT_STRATEGY",
+    "guests",
+    "pin",
+    "pin_process",
+    "place",
+    "plan",
+    "read_host",
+    "read_specs",
+    "undo",
+]
+
+DEFAULT_STRATEGY = "numa"
+"""Who decides where nothing else is said."""
 
 
-def guests(host: Host, *, vmms: Sequence[Vmm] = ()) -> tuple[Guest, ...]:
+def guests(host: Host, *, vmms: Sequence[Vmm] | None = None) -> tuple[Guest, ...]:
     """
     Find the guests that run on a host, with every thread by role.
 
     Args:
         host: The host.
-        vmms: VMMs to know beside the built-in ones.
+        vmms: VMMs to know beside the built-in ones; None for those of the installed plug-ins.
 
     Returns:
         The guests in order of name, and what only claims to be one (``verified`` is false).
@@ -35,7 +59,7 @@ def guests(host: Host, *, vmms: Sequence[Vmm] = ()) -> tuple[Guest, ...]:
         HostReadError: There is no /proc.
         Unsupported: /proc is that of another pid namespace.
     """
-    return find_guests(host.root, vmms=vmms)
+    return find_guests(host.root, vmms=_vmms() if vmms is None else vmms)
 
 
 def pin(
@@ -70,7 +94,7 @@ def pin(
         raise TypeError(f"a guest is a Guest or its name, 'uuid:…' or 'pid:…', not {guest!r}")
     if isinstance(guest, str):
         guest = select_guest(guests(host), guest)
-    return pin_guest(host, guest, wishes, journal=_journal(state_dir))
+    return pin_guest(host, guest, wishes, journal=_journal(state_dir), vmms=_vmms())
 
 
 def pin_process(
@@ -125,6 +149,121 @@ def undo(
         RequestError: A newer record holds the same threads.
     """
     return undo_record(number, journal=_journal(state_dir), force=force)
+
+
+def place(
+    host: Host,
+    guests: Sequence[Guest] = (),
+    strategy: str = DEFAULT_STRATEGY,
+    *,
+    specs: Iterable[SpecEntry] = (),
+    options: Mapping[str, object] | None = None,
+    dedicated: bool = False,
+    others: Sequence[Guest] = (),
+    plugins: PluginManager | None = None,
+    state_dir: str | os.PathLike[str] | None = None,
+) -> Placement:
+    """
+    Decide where guests run; nothing is changed.
+
+    Args:
+        host: The machine, running or recorded.
+        guests: The guests to place. Those that are not proved to be guests are passed over.
+        strategy: Who decides: ``numa``, ``pack``, ``spread``, ``isolated`` or a plug-in's.
+        specs: What guests need, as :func:`read_specs` gives it; of guests that do not run yet, too. A guest of which
+            nothing is said is shared, but for strategies that say otherwise.
+        options: The strategy's options.
+        dedicated: Guests of which nothing is said are dedicated.
+        others: Running guests that keep their CPUs.
+        plugins: The plug-ins; None for all that are installed.
+        state_dir: Where it was decided before what the others keep.
+
+    Returns:
+        A CPU set for every thread of every guest, verified.
+
+    Raises:
+        PlacementImpossible: A guest has no place; says for each why and what would work, and has the others' places.
+        PlacementRefused: The strategy's answer breaks a rule, or a plug-in objects.
+        RequestError: There is no such strategy or option.
+        SpecError: A spec contradicts what runs.
+        PluginError: A plug-in failed.
+    """
+    manager = plugins or PluginManager.load()
+    known = manager.strategies().get(strategy)
+    policy = VcpuPolicy.DEDICATED if dedicated or not known else known.vcpu_policy
+    able, unable = _able(guests)
+    matched = specs_for(specs, able, default=policy)
+    names = Counter(guest.name for guest in able)
+    running = [
+        (guest, spec if names[guest.name] == 1 else spec.with_changes(name=f"pid:{guest.pid}"))
+        for guest, spec in matched.running
+    ]
+    decided = last_decided(_journal(state_dir)) if others and host.live else None
+    request = PlacementRequest(
+        host=host,
+        demands=tuple(demands_of(host, running, matched.to_come)),
+        held=tuple(held_by([guest for guest in others if guest.verified], decided)),
+        memory=free_memory(host),
+    )
+    try:
+        placement = manager.decide(request, strategy, options)
+    except PlacementImpossible as error:
+        raise _impossible((*error.unplaced, *unable), error.placement) from None
+    if unable:
+        raise _impossible(unable, placement)
+    return placement
+
+
+def plan(
+    host: Host,
+    placement: Placement | None = None,
+    *,
+    plugins: PluginManager | None = None,
+    state_dir: str | os.PathLike[str] | None = None,
+) -> Plan:
+    """
+    Compare a decision with the machine as it is now; nothing is changed.
+
+    Args:
+        host: The running machine.
+        placement: The decision; None for what was decided and applied last.
+        plugins: The plug-ins; None for all that are installed.
+        state_dir: Where decisions and records are kept.
+
+    Returns:
+        The plan: false, and without changes, where nothing differs. ``plan.apply()`` does it.
+
+    Raises:
+        RequestError: Nothing was decided yet, or a decided guest's vCPUs cannot be told apart.
+        JournalError: What was decided cannot be believed.
+    """
+    manager = plugins or PluginManager.load()
+    journal = _journal(state_dir)
+    decided = placement if placement is not None else last_decided(journal)
+    if decided is None:
+        raise RequestError.of([f"nothing was decided yet in {journal.folder}: decide with a strategy first"])
+    made = make_plan(host, decided, vmms=tuple(manager.vmms().values()))
+    return made.bound_to(journal, manager.applied)
+
+
+def _able(guests: Sequence[Guest]) -> tuple[list[Guest], tuple[Unplaced, ...]]:
+    """Guests whose threads can be placed, and those that cannot; what has no vCPU is no guest to place."""
+    able, unable = [], []
+    for guest in guests:
+        if guest.verified and guest.doubt:
+            unable.append(Unplaced(name=guest.name, reasons=(guest.doubt,)))
+        elif guest.verified and guest.vcpus:
+            able.append(guest)
+    return able, tuple(unable)
+
+
+def _impossible(unplaced: tuple[Unplaced, ...], placement: Placement | None) -> PlacementImpossible:
+    lines = [f"{one.name}: {reason}" for one in unplaced for reason in one.reasons]
+    return PlacementImpossible("\n".join(lines), unplaced=unplaced, placement=placement)
+
+
+def _vmms() -> tuple[Vmm, ...]:
+    return tuple(PluginManager.load().vmms().values())
 
 
 def _journal(state_dir: str | os.PathLike[str] | None) -> Journal:

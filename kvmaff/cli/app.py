@@ -5,10 +5,14 @@ from __future__ import annotations
 import click
 
 from kvmaff import __version__
+from kvmaff.cli.apply import apply
 from kvmaff.cli.common import Group
 from kvmaff.cli.demo import demo
 from kvmaff.cli.guests import guests
 from kvmaff.cli.pin import pin
+from kvmaff.cli.place import place
+from kvmaff.cli.plan import plan
+from kvmaff.cli.plugins import plugins
 from kvmaff.cli.topology import topology
 from kvmaff.cli.undo import undo
 
@@ -18,7 +22,7 @@ __all__ = ["app"]
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kvmaff")
 def app() -> None:
-    r"""
+    """
     Which host CPU does every thread of every KVM guest run on? See it, set it, prove it, undo it.
 
     Exit codes: 0 done, 1 cannot, 2 wrong usage.
@@ -29,5 +33,5 @@ def app() -> None:
     """
 
 
-for _command in (demo, guests, pin, topology, undo):
+for _command in (apply, demo, guests, pin, place, plan, plugins, topology, undo):
     app.add_command(_command)

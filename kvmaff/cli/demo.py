@@ -69,7 +69,9 @@ def demo(count: int, vcpus: int, seconds: float, *, as_json: bool) -> None:
             )
             for n in range(count)
         ]
-        for n, microvm in enumerate(microvms):  # once all are up: spinning ones leave the others no time to start
+        for n, microvm in enumerate(
+            microvms
+        ):  # once all are up: spinning ones leave the others no time to start
             microvm.mode(_MODES[n % len(_MODES)])
         stage = _Stage(
             host=read_host(),

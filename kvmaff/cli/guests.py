@@ -9,6 +9,7 @@ import click
 from kvmaff.cli.common import console, json_option, print_json, root_option, say
 from kvmaff.formats.plain import guests_data
 from kvmaff.guest.discover import find_guests
+from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import read_host
 from kvmaff.report.tables import guests_table
 
@@ -29,7 +30,8 @@ def guests(root: str, *, threads: bool, as_json: bool) -> None:
       kvmaff guests --threads
       kvmaff guests --json
     """
-    found = find_guests(read_host(root).root)
+    vmms = tuple(PluginManager.load().vmms().values())
+    found = find_guests(read_host(root).root, vmms=vmms)
     if as_json:
         print_json(guests_data(found))
         return

@@ -15,6 +15,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.select import select_guest
+from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import read_host
 
 __all__ = ["pin"]
@@ -55,7 +56,10 @@ def pin(words: tuple[str, ...], process: str | None, journal: Journal, *, as_jso
 
     def call() -> Report:
         host = read_host()
-        return pin_guest(host, select_guest(find_guests(), guest), wishes, journal=journal)
+        vmms = tuple(PluginManager.load().vmms().values())
+        return pin_guest(
+            host, select_guest(find_guests(vmms=vmms), guest), wishes, journal=journal, vmms=vmms
+        )
 
     finish_binding(call, as_json=as_json)
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
+
+from kvmaff.binding.plan import Plan
 from kvmaff.binding.report import Report
 from kvmaff.binding.undo import Listed
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest
 from kvmaff.host.reader import Host
+from kvmaff.placement.placement import Placement, Unplaced
 
-__all__ = ["guests_data", "records_data", "report_data", "topology_data"]
+__all__ = ["guests_data", "placement_data", "plan_data", "records_data", "report_data", "topology_data"]
 
 
 def topology_data(host: Host) -> dict[str, Any]:
@@ -86,6 +90,68 @@ def guests_data(guests: Iterable[Guest]) -> list[dict[str, Any]]:
         }
         for guest in guests
     ]
+
+
+def placement_data(
+    placement: Placement | None, unplaced: Iterable[Unplaced], strategy: str
+) -> dict[str, Any]:
+    """
+    Describe a decision.
+
+    Args:
+        placement: The places; None where there is none.
+        unplaced: The guests without a place.
+        strategy: Who decided.
+
+    Returns:
+        ``strategy``; ``guests``, a list of ``name, pid, threads`` (``role, index, cpus``)``, nodes, score, why``;
+        ``unplaced``, a list of ``name, reasons``. An index of null stands for every thread of the role.
+    """
+    return {
+        "strategy": strategy,
+        "guests": [
+            {
+                "name": guest.spec.name,
+                "pid": guest.pid,
+                "threads": [
+                    {"role": thread.role.value, "index": thread.index, "cpus": str(thread.cpus)}
+                    for thread in guest.threads
+                ],
+                "nodes": list(guest.nodes),
+                "score": attrs.asdict(guest.score),
+                "why": list(guest.why),
+            }
+            for guest in (placement.guests if placement else ())
+        ],
+        "unplaced": [{"name": one.name, "reasons": list(one.reasons)} for one in unplaced],
+    }
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """
+    Describe what differs from a decision.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        ``changes``, a list of ``guest, tid, role, index, from, to``; ``absent``, decided guests that do not run.
+    """
+    return {
+        "strategy": plan.placement.strategy,
+        "changes": [
+            {
+                "guest": change.guest,
+                "tid": change.thread.tid,
+                "role": change.thread.role.value,
+                "index": change.thread.index,
+                "from": _text(change.thread.mask),
+                "to": str(change.to),
+            }
+            for change in plan.changes
+        ],
+        "absent": list(plan.absent),
+    }
 
 
 def report_data(report: Report) -> dict[str, Any]:

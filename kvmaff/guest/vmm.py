@@ -58,7 +58,10 @@ class Vmm:
         match = re.fullmatch(self.vcpu, comm)
         if match is None:
             return None
-        return -1 if match[1] is None else int(match[1])
+        if match[1] is None:
+            return -1
+        # a plug-in's pattern may let anything through
+        return int(match[1]) if re.fullmatch("[0-9]{1,4}", match[1]) else None
 
     def iothread_name(self, comm: str) -> str | None:
         """

@@ -14,13 +14,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from kvmaff.binding.plan import Plan
 from kvmaff.binding.report import Outcome, Report, ThreadResult
 from kvmaff.binding.undo import Listed
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
 from kvmaff.host.reader import Host
 
-__all__ = ["guests_table", "host_table", "load_table", "records_table", "report_table"]
+__all__ = ["guests_table", "host_table", "load_table", "plan_table", "records_table", "report_table"]
 
 _LEVELS = (
     ("packages", "package"),
@@ -130,6 +131,32 @@ def report_table(report: Report) -> Table:
     return table
 
 
+def plan_table(plan: Plan) -> Table:
+    """
+    Show what differs from a decision.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The table.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("guest", "thread", "role", "now", "decided"):
+        table.add_column(title, overflow="fold")
+    for change in plan.changes:
+        thread = change.thread
+        index = "" if thread.index is None else f" {thread.index}"
+        table.add_row(
+            Text(change.guest),
+            str(thread.tid),
+            Text(f"{thread.role}{index}"),
+            _cpus(thread.mask),
+            _cpus(change.to),
+        )
+    return table
+
+
 def records_table(records: Iterable[Listed]) -> Table:
     """
     Show what could be undone.
@@ -194,7 +221,9 @@ def _sizes(groups: Sequence[CpuSet]) -> str:
         counts[len(group)] = counts.get(len(group), 0) + 1
     if len(counts) == 1:
         return f"{_count(next(iter(counts)), 'CPU')} each"
-    return ", ".join(f"{count} of {_count(size, 'CPU')}" for size, count in sorted(counts.items(), reverse=True))
+    return ", ".join(
+        f"{count} of {_count(size, 'CPU')}" for size, count in sorted(counts.items(), reverse=True)
+    )
 
 
 def _count(number: int, word: str) -> str:

@@ -31,6 +31,7 @@ from kvmaff.testing.vouched import vouch
 
 from ..conftest import Qemu, as_nobody, kernel_masks, needs_qemu, needs_root, needs_two_cpus
 from ..guest.test_discover import impostor
+from ..test_helpers import narrow_cgroup
 
 HERE = CpuSet(os.sched_getaffinity(0))
 ONE, OTHER = CpuSet([HERE.first]), CpuSet([HERE.last])
@@ -258,27 +259,6 @@ def test_unnamed_threads_are_bound_as_a_whole_only(
     assert before == kernel_masks(started.pid)
 
 
-@contextlib.contextmanager
-def narrow_cgroup(cpus: CpuSet) -> Iterator[Path]:
-    """A cpuset cgroup of this test's own that grants some CPUs only."""
-    v1, v2 = Path("/sys/fs/cgroup/cpuset"), Path("/sys/fs/cgroup")
-    name = f"kvmaff-test-{os.getpid()}"
-    if (v1 / "cpuset.cpus").exists():
-        folder = v1 / name
-        folder.mkdir()
-        (folder / "cpuset.mems").write_text((v1 / "cpuset.mems").read_text())
-    elif "cpuset" in (v2 / "cgroup.subtree_control").read_text().split():
-        folder = v2 / name
-        folder.mkdir()
-    else:
-        pytest.skip("no cpuset controller is to be had here")
-    try:
-        (folder / "cpuset.cpus").write_text(str(cpus))
-        yield folder
-    finally:
-        folder.rmdir()
-
-
 @needs_root
 def test_a_mask_that_the_kernel_clips(host: Host, journal: Journal) -> None:
     """A cgroup that clips a mask is a failure that names it; every thread is back as it was, and no record is left."""
@@ -297,7 +277,6 @@ def test_a_mask_that_the_kernel_clips(host: Host, journal: Journal) -> None:
         assert before == kernel_masks(run.vm.pid)
         assert () == list_records(journal)
         run.vm.close()
-        time.sleep(0.1)
 
 
 @needs_root
@@ -318,7 +297,6 @@ def test_all_or_nothing(host: Host, journal: Journal) -> None:
         assert before == kernel_masks(run.vm.pid)
         assert () == list_records(journal)
         run.vm.close()
-        time.sleep(0.1)
 
 
 @needs_root
@@ -416,7 +394,6 @@ def test_a_call_that_fails_leaves_no_heir(host: Host, journal: Journal) -> None:
             assert () == list_records(journal)
             process.kill()
             process.wait()
-            time.sleep(0.1)
     finally:
         process.kill()
         process.communicate()

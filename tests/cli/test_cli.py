@@ -39,7 +39,9 @@ def answer(*words: str, code: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("command", ["demo", "guests", "pin", "topology", "undo"])
+@pytest.mark.parametrize(
+    "command", ["apply", "demo", "guests", "pin", "place", "plan", "plugins", "topology", "undo"]
+)
 def test_help_shows_an_example(command: str) -> None:
     """Every command's help shows an example that begins with the command, and names --json."""
     done = run(command, "--help")

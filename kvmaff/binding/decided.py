@@ -1,0 +1,190 @@
+"""
+What was decided last, kept beside the records.
+
+``plan`` and ``apply`` without a strategy compare with this, so that drift and hot-plug lead back to the decision and
+not to a new one. Masks end with the kernel that keeps them, decisions do not: after a reboot a guest is known again by
+name and UUID, while a process number of an earlier boot means nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+
+from kvmaff.binding.fields import Fields
+from kvmaff.binding.journal import DECIDED, Folder, Journal
+from kvmaff.binding.record import boot_id, pid_namespace
+from kvmaff.errors import JournalError
+from kvmaff.guest.guest import Role
+from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.kernel.scan import Proc
+from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
+
+__all__ = ["decided_text", "keep", "last_decided"]
+
+_VERSION = 1
+
+
+def last_decided(journal: Journal) -> Placement | None:
+    """
+    Read what was decided last.
+
+    Args:
+        journal: The folder of records.
+
+    Returns:
+        The placement, or None where nothing was decided. Process numbers of an earlier boot or of another pid
+        namespace are left out.
+
+    Raises:
+        JournalError: The file is damaged or not ours to believe.
+    """
+    if not journal.exists():
+        return None
+    with journal.locked() as folder:
+        text = decided_text(folder)
+    if not text:
+        return None
+    path = f"{journal.folder}/{DECIDED}"
+    try:
+        return _from_data(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise JournalError(
+            f"{path}: damaged: {error}. Decide anew with a strategy, or remove it", path=path
+        ) from error
+
+
+def decided_text(folder: Folder) -> str:
+    """
+    What was decided last, as it is on disk.
+
+    Args:
+        folder: The locked folder.
+
+    Returns:
+        The text; empty where nothing was decided.
+
+    Raises:
+        JournalError: The file is not ours to believe.
+    """
+    try:
+        return folder.get(DECIDED) if folder.has(DECIDED) else ""
+    except ValueError:
+        return ""  # no text: there is nothing to come back to
+
+
+def keep(folder: Folder, placement: Placement) -> None:
+    """
+    Keep a decision; what was decided before of other guests that still run, or are to come, stays.
+
+    Args:
+        folder: The locked folder.
+        placement: What was decided.
+
+    Raises:
+        JournalError: It cannot be written.
+    """
+    try:
+        before = _from_data(json.loads(decided_text(folder) or "null")).guests
+    except (ValueError, RecursionError):
+        before = ()  # nothing, or nothing to believe
+    new = {(guest.pid, guest.start, guest.spec.name) for guest in placement.guests}
+    names = {guest.spec.name for guest in placement.guests}
+    others = [
+        guest
+        for guest in before
+        if (guest.pid, guest.start, guest.spec.name) not in new
+        and guest.spec.name not in names
+        and _lives(guest)
+    ]
+    folder.put(
+        DECIDED, json.dumps(_to_data(attrs.evolve(placement, guests=(*placement.guests, *others)))) + "\n"
+    )
+
+
+def _lives(guest: GuestPlacement) -> bool:
+    if guest.pid is None:
+        return True
+    with Proc() as proc:
+        return any(task.tid == guest.pid and task.start == guest.start for task in proc.tasks([guest.pid]))
+
+
+def _to_data(placement: Placement) -> dict[str, Any]:
+    guests = []
+    for guest in placement.guests:
+        spec = attrs.asdict(guest.spec)
+        guests.append(
+            {
+                "spec": spec,
+                "pid": guest.pid,
+                "start": guest.start,
+                "threads": [
+                    {"role": one.role.value, "index": one.index, "cpus": one.cpus.cpulist}
+                    for one in guest.threads
+                ],
+                "nodes": guest.nodes,
+                "score": attrs.asdict(guest.score),
+                "why": guest.why,
+            }
+        )
+    return {
+        "kvmaff": _VERSION,
+        "boot": boot_id(),
+        "namespace": pid_namespace(),
+        "strategy": placement.strategy,
+        "guests": guests,
+    }
+
+
+def _from_data(data: object) -> Placement:
+    top = Fields(data, "the decision")
+    version = top.number("kvmaff")
+    if version != _VERSION:
+        raise ValueError(f"version {version}, not {_VERSION}: written by another kvmaff")
+    here = top.text("boot") == boot_id() and top.number("namespace") == pid_namespace()
+    guests = [
+        _guest(Fields(item, f"guest {place}"), here=here) for place, item in enumerate(top.items("guests"))
+    ]
+    return Placement(strategy=top.text("strategy"), guests=tuple(guests))
+
+
+def _guest(fields: Fields, *, here: bool) -> GuestPlacement:
+    where = fields.where
+    score = Fields(fields.value("score"), f"{where}: score")
+    pid, start = fields.number_or_none("pid", 1), fields.number_or_none("start")
+    return GuestPlacement(
+        spec=_spec(Fields(fields.value("spec"), f"{where}: spec")),
+        pid=pid if here else None,
+        start=start if here else None,
+        threads=tuple(
+            ThreadPlacement(
+                role=Role(one.text("role")), index=one.number_or_none("index"), cpus=one.cpus("cpus")
+            )
+            for one in (Fields(item, f"{where}: thread") for item in fields.items("threads"))
+        ),
+        nodes=fields.numbers("nodes"),
+        score=Score(**{field.name: score.number(field.name) for field in attrs.fields(Score)}),
+        why=fields.texts("why"),
+    )
+
+
+def _spec(fields: Fields) -> GuestSpec:
+    cells = [Fields(item, f"{fields.where}: cell") for item in fields.items("cells")]
+    return GuestSpec(
+        name=fields.text("name"),
+        uuid=None if fields.value("uuid") is None else fields.text("uuid"),
+        vcpus=fields.number("vcpus"),
+        max_vcpus=fields.number("max_vcpus"),
+        threads=fields.number("threads"),
+        memory_bytes=fields.number("memory_bytes"),
+        cells=tuple(
+            GuestCell(vcpus=cell.numbers("vcpus"), memory_bytes=cell.number("memory_bytes")) for cell in cells
+        ),
+        iothreads=fields.texts("iothreads"),
+        device_nodes=fields.numbers("device_nodes"),
+        vcpu_policy=VcpuPolicy(fields.text("vcpu_policy")),
+        thread_policy=ThreadPolicy(fields.text("thread_policy")),
+        emulator_policy=EmulatorPolicy(fields.text("emulator_policy")),
+    )

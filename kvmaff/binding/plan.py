@@ -1,0 +1,236 @@
+"""
+From a decision to the machine: what differs from now, and doing it.
+
+A plan looks at the guests anew: what counts is what the kernel says now. It is empty when nothing differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from kvmaff.binding.decided import decided_text, keep
+from kvmaff.binding.journal import Journal
+from kvmaff.binding.order import Move, waves
+from kvmaff.binding.report import Report
+from kvmaff.binding.transaction import Transaction, Wish
+from kvmaff.cpuset import CpuSet
+from kvmaff.errors import RequestError, Unsupported
+from kvmaff.guest.discover import find_guests
+from kvmaff.guest.guest import Guest, GuestThread, Role
+from kvmaff.guest.spec import EmulatorPolicy, VcpuPolicy
+from kvmaff.guest.vmm import Vmm
+from kvmaff.host.reader import Host
+from kvmaff.placement.placement import GuestPlacement, Placement
+
+__all__ = ["Change", "Plan", "make_plan", "owned_cpus"]
+
+_ROUNDS = 16
+
+
+@attrs.frozen(kw_only=True)
+class Change:
+    """
+    One thread whose mask is not what was decided.
+
+    Attributes:
+        guest: Its guest's name.
+        thread: The thread, with the mask it has now.
+        seen: Clock ticks after boot, sampled before it was looked at.
+        to: The mask that was decided.
+    """
+
+    guest: str
+    thread: GuestThread
+    seen: int
+    to: CpuSet
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """
+    What differs between a decision and the machine.
+
+    Attributes:
+        host: The machine.
+        placement: The decision.
+        changes: Threads whose masks differ; none where nothing does.
+        absent: Names of decided guests that do not run.
+        vmms: VMMs to know beside the built-in ones.
+        journal: Where the record that undoes it, and the decision, are kept; None for the default folder.
+        applied: Told afterwards what was done; None for nobody.
+    """
+
+    host: Host
+    placement: Placement
+    changes: tuple[Change, ...]
+    absent: tuple[str, ...] = ()
+    vmms: tuple[Vmm, ...] = ()
+    journal: Journal | None = None
+    applied: Callable[[Report], None] | None = None
+
+    def bound_to(self, journal: Journal, applied: Callable[[Report], None]) -> Plan:
+        """
+        The same plan with a place for its records and somebody to tell.
+
+        Args:
+            journal: Where :meth:`apply` keeps the record and the decision.
+            applied: Told afterwards what was done.
+
+        Returns:
+            The plan.
+        """
+        return attrs.evolve(self, journal=journal, applied=applied)
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    def apply(self) -> Report:
+        """
+        Do it: all of it or none of it, read back, and keep the decision.
+
+        The changes are made in an order that never gives a CPU that belongs to one guest to two. Threads that start
+        meanwhile are bound as decided too.
+
+        Returns:
+            The report; without threads where nothing differed.
+
+        Raises:
+            BindingFailed: The kernel did not do all of it; nothing stays changed.
+            JournalError: The record cannot be written; nothing was changed.
+            RequestError: Guests swap CPUs and none is free on which one could wait; nothing was changed.
+            Unsupported: The host is a recorded one.
+        """
+        if not self.host.live:
+            raise Unsupported(
+                f"{self.host.root} is a recorded machine: nothing runs there that could be bound"
+            )
+        owned = {one.spec.name: owned_cpus(one) for one in self.placement.guests}
+        ordered = self._waves(self.changes, owned)
+        command = f"apply {self.placement.strategy}: " + ", ".join(
+            dict.fromkeys(change.guest for change in self.changes)
+        )
+        with (
+            (self.journal or Journal()).locked(make=True) as folder,
+            Transaction(folder, command, decided_text(folder)) as transaction,
+        ):
+            for wave in ordered:
+                transaction.bind(wave)
+            done = {(change.thread.tid, change.thread.start) for change in self.changes}
+            for _ in range(_ROUNDS):
+                now = make_plan(self.host, self.placement, vmms=self.vmms).changes
+                later = [one for one in now if (one.thread.tid, one.thread.start) not in done]
+                if not later:
+                    break
+                for wave in self._waves(later, owned):
+                    transaction.bind(wave)
+                done |= {(one.thread.tid, one.thread.start) for one in later}
+            keep(folder, self.placement)
+            report = transaction.report()
+        if self.applied is not None:
+            self.applied(report)
+        return report
+
+    def _waves(self, changes: Sequence[Change], owned: dict[str, CpuSet]) -> list[list[Wish]]:
+        by_thread = {change.thread.tid: change for change in changes}
+        moves = [
+            Move(guest=one.guest, thread=one.thread.tid, old=one.thread.mask or CpuSet(), new=one.to)
+            for one in changes
+        ]
+        single = CpuSet.union_of(move.old for move in moves if len(move.old) == 1)
+        common = self.host.topology.online - self.host.isolated - CpuSet.union_of(owned.values()) - single
+        return [
+            [_wish(by_thread[move.thread], move.new) for move in wave] for wave in waves(moves, owned, common)
+        ]
+
+
+def make_plan(
+    host: Host, placement: Placement, *, vmms: Sequence[Vmm] = (), guests: Sequence[Guest] | None = None
+) -> Plan:
+    """
+    Compare a decision with the machine as it is now.
+
+    Args:
+        host: The machine.
+        placement: The decision.
+        vmms: VMMs to know beside the built-in ones.
+        guests: The guests as they are now; None to look.
+
+    Returns:
+        The plan. A guest that was decided before it ran is found by name and UUID, if that names one guest.
+
+    Raises:
+        RequestError: A decided guest runs but its vCPUs cannot be told apart.
+    """
+    running = find_guests(host.root, vmms=vmms) if guests is None else guests
+    changes, absent, problems = [], [], []
+    for decided in placement.guests:
+        guest = _running(decided, running)
+        if guest is None:
+            absent.append(decided.spec.name)
+            continue
+        if guest.doubt:
+            problems.append(f"guest {guest.name} (pid {guest.pid}): {guest.doubt}")
+            continue
+        for thread in guest.threads:
+            to = _decided_for(decided, thread)
+            if to is not None and thread.mask != to:
+                changes.append(Change(guest=decided.spec.name, thread=thread, seen=guest.seen, to=to))
+    if problems:
+        raise RequestError.of(problems)
+    return Plan(
+        host=host, placement=placement, changes=tuple(changes), absent=tuple(absent), vmms=tuple(vmms)
+    )
+
+
+def owned_cpus(placed: GuestPlacement) -> CpuSet:
+    """
+    The CPUs that a placed guest has for itself alone.
+
+    Args:
+        placed: The guest's place.
+
+    Returns:
+        Its vCPUs' where they are dedicated, and its emulator's where that has its own; else none.
+    """
+    if placed.spec.vcpu_policy is not VcpuPolicy.DEDICATED:
+        return CpuSet()
+    own = placed.vcpu_cpus
+    if placed.spec.emulator_policy is EmulatorPolicy.ISOLATE:
+        own |= placed.cpus_of(Role.EMULATOR) or CpuSet()
+    return own
+
+
+def _running(decided: GuestPlacement, guests: Sequence[Guest]) -> Guest | None:
+    proved = [guest for guest in guests if guest.verified]
+    if decided.pid is not None:
+        return next((one for one in proved if (one.pid, one.start) == (decided.pid, decided.start)), None)
+    named = [guest for guest in proved if guest.name == decided.spec.name]
+    if decided.spec.uuid is not None:
+        named = [guest for guest in named if guest.uuid == decided.spec.uuid]
+    return named[0] if len(named) == 1 else None
+
+
+def _decided_for(decided: GuestPlacement, thread: GuestThread) -> CpuSet | None:
+    index = thread.index
+    if thread.role is Role.VCPU and index is None:
+        index = 0  # one thread for all vCPUs
+    found = decided.cpus_of(thread.role, index)
+    if found is None and thread.role in (Role.IOTHREAD, Role.VHOST):
+        return decided.cpus_of(Role.EMULATOR)  # one that was not there when it was decided
+    return found
+
+
+def _wish(change: Change, cpus: CpuSet) -> Wish:
+    thread = change.thread
+    return Wish(
+        pid=thread.pid,
+        tid=thread.tid,
+        ino=thread.ino,
+        start=thread.start,
+        seen=change.seen,
+        role=thread.role,
+        index=thread.index,
+        cpus=cpus,
+    )

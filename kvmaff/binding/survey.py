@@ -1,0 +1,107 @@
+"""What the running guests ask of a placement, and what those outside it hold: the machine, turned into a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmaff.binding.plan import owned_cpus
+from kvmaff.cpuset import CpuSet
+from kvmaff.guest.guest import Guest, Role
+from kvmaff.guest.spec import GuestSpec
+from kvmaff.host.cgroup import cpus_granted
+from kvmaff.host.reader import Host
+from kvmaff.host.tree import Tree
+from kvmaff.placement.placement import GuestPlacement, Placement
+from kvmaff.placement.request import Demand, Held
+
+__all__ = ["demands_of", "free_memory", "held_by"]
+
+
+def demands_of(
+    host: Host, placed: Sequence[tuple[Guest, GuestSpec]], to_come: Sequence[GuestSpec]
+) -> list[Demand]:
+    """
+    What guests ask.
+
+    Args:
+        host: The machine.
+        placed: Running guests with what they need.
+        to_come: What guests need that do not run yet.
+
+    Returns:
+        A demand each, limited to the CPUs that the cgroups of all its threads grant.
+    """
+    demands = []
+    with Tree(host.root) as tree:
+        for guest, spec in placed:
+            allowed = host.topology.online
+            for thread in guest.threads:
+                if thread.role is not Role.OTHER:
+                    grant = cpus_granted(tree, thread.pid, thread.tid)
+                    allowed = allowed & grant.cpus if grant else allowed
+            demands.append(Demand(spec=spec, pid=guest.pid, start=guest.start, allowed=allowed))
+    return demands + [Demand(spec=spec) for spec in to_come]
+
+
+def held_by(guests: Sequence[Guest], decided: Placement | None) -> list[Held]:
+    """
+    What guests outside a request hold.
+
+    Args:
+        guests: The guests.
+        decided: What was decided last: a guest's reserved places are its own even before they are used.
+
+    Returns:
+        What is theirs alone, and what they float over.
+    """
+    held = []
+    known = {(one.pid, one.start): one for one in (decided.guests if decided else ())}
+    for guest in guests:
+        own, floats = _held(guest, known.get((guest.pid, guest.start)))
+        if own:
+            held.append(Held(name=guest.name, cpus=own, dedicated=True))
+        if floats - own:
+            count = sum(thread.mask is not None and len(thread.mask) > 1 for thread in guest.vcpus)
+            held.append(Held(name=guest.name, cpus=floats - own, dedicated=False, vcpus=count))
+    return held
+
+
+def _held(guest: Guest, decided: GuestPlacement | None) -> tuple[CpuSet, CpuSet]:
+    masks = [thread.mask or CpuSet() for thread in guest.threads if thread.role is not Role.OTHER]
+    if decided is not None:
+        return owned_cpus(decided), CpuSet.union_of(masks) | decided.cpus
+    vcpus = [thread.mask or CpuSet() for thread in guest.vcpus]
+    # somebody pinned each vCPU to a CPU of its own: they meant it
+    alone = len(vcpus) == len(set(vcpus)) and all(len(mask) == 1 for mask in vcpus)
+    return CpuSet.union_of(vcpus) if alone else CpuSet(), CpuSet.union_of(masks)
+
+
+def free_memory(host: Host) -> tuple[tuple[int, int], ...]:
+    """
+    The memory that guests to come could have.
+
+    Args:
+        host: The machine.
+
+    Returns:
+        (node, free bytes), with what the kernel could give up (file pages, reclaimable slabs) counted as free; nodes
+        that do not tell are left out.
+    """
+    told = []
+    with Tree(host.root) as tree:
+        for node in host.topology.nodes:
+            text = tree.text(f"sys/devices/system/node/node{node.number}/meminfo") or ""
+            kib = {}
+            for line in text.splitlines():
+                words = line.split()
+                if len(words) >= 4 and words[3].isdigit() and len(words[3]) < 16:
+                    kib[words[2].rstrip(":")] = int(words[3])
+            if "MemFree" in kib:
+                total = (
+                    kib["MemFree"]
+                    + kib.get("FilePages", 0)
+                    + kib.get("SReclaimable", 0)
+                    - kib.get("Shmem", 0)
+                )
+                told.append((node.number, max(total, 0) * 1024))
+    return tuple(told)

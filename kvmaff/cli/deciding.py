@@ -1,0 +1,174 @@
+"""What place, plan and apply share: their options, and the way from them to a placement."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import click
+
+from kvmaff.api import DEFAULT_STRATEGY, place
+from kvmaff.binding.journal import Journal
+from kvmaff.cli.common import root_option, say
+from kvmaff.errors import PlacementImpossible
+from kvmaff.formats.matching import specs_for
+from kvmaff.formats.specs import SpecEntry, read_specs
+from kvmaff.guest.discover import find_guests
+from kvmaff.guest.guest import Guest
+from kvmaff.guest.select import select_guest
+from kvmaff.hooks.manager import PluginManager
+from kvmaff.host.reader import Host, read_host
+from kvmaff.placement.placement import Placement, Unplaced
+
+__all__ = ["Decision", "decide", "deciding_options", "root_option"]
+
+
+def _options(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    wrong = [value for value, (_, equals, _) in zip(values, pairs, strict=True) if not equals]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is no NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def deciding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Add the options that decide.
+
+    Args:
+        command: The command's function.
+
+    Returns:
+        The same with options.
+    """
+    for option in (
+        click.argument("names", nargs=-1, metavar="[GUEST]..."),
+        click.option(
+            "--strategy", metavar="NAME", help="Who decides: numa, pack, spread, isolated, or a plug-in's."
+        ),
+        click.option(
+            "--option",
+            "options",
+            multiple=True,
+            callback=_options,
+            metavar="NAME=VALUE",
+            help="An option of the strategy.",
+        ),
+        click.option("--spec", "spec_files", multiple=True, metavar="FILE", help="What guests need (TOML)."),
+        click.option(
+            "--dedicated", is_flag=True, help="Guests of which nothing is said get CPUs of their own."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@attrs.frozen(kw_only=True)
+class Decision:
+    """
+    What came out.
+
+    Attributes:
+        host: The machine.
+        strategy: Who decided.
+        placement: The places; None where there is none.
+        unplaced: The guests without one.
+        plugins: The plug-ins.
+    """
+
+    host: Host
+    strategy: str
+    placement: Placement | None
+    unplaced: tuple[Unplaced, ...]
+    plugins: PluginManager
+
+
+def decide(
+    *,
+    names: tuple[str, ...],
+    strategy: str | None,
+    options: dict[str, str],
+    spec_files: tuple[str, ...],
+    dedicated: bool,
+    journal: Journal,
+    root: str = "/",
+) -> Decision:
+    """
+    Decide as the command line says.
+
+    Args:
+        names: The guests to place; none for all.
+        strategy: Who decides; None for the default.
+        options: The strategy's options.
+        spec_files: Files of specs.
+        dedicated: Guests of which nothing is said are dedicated.
+        journal: The folder with what was decided before.
+        root: The machine.
+
+    Returns:
+        What came out, with the guests that have no place.
+
+    Raises:
+        KvmaffError: It cannot be decided at all.
+    """
+    plugins = PluginManager.load()
+    chosen = strategy or DEFAULT_STRATEGY
+    host = read_host(root)
+    entries = tuple(entry for file in spec_files for entry in read_specs(file))
+    running = find_guests(root, vmms=tuple(plugins.vmms().values())) if host.live or _has_proc(root) else ()
+    to_place, entries = _named(running, entries, names)
+    for warning in specs_for(entries, [one for one in to_place if one.verified and not one.doubt]).warnings:
+        say(warning)
+    for guest in to_place:
+        if not guest.verified:
+            say(f"pid {guest.pid} ({guest.name}) is not proved to be a guest and is passed over: {guest.why}")
+    others = [guest for guest in running if guest not in to_place]
+    try:
+        placement = place(
+            host,
+            to_place,
+            chosen,
+            specs=entries,
+            options=options,
+            dedicated=dedicated,
+            others=others,
+            plugins=plugins,
+            state_dir=journal.folder,
+        )
+    except PlacementImpossible as error:
+        return Decision(
+            host=host, strategy=chosen, placement=error.placement, unplaced=error.unplaced, plugins=plugins
+        )
+    return Decision(host=host, strategy=chosen, placement=placement, unplaced=(), plugins=plugins)
+
+
+def _named(
+    running: tuple[Guest, ...], entries: tuple[SpecEntry, ...], names: tuple[str, ...]
+) -> tuple[list[Guest], tuple[SpecEntry, ...]]:
+    """The guests that are meant, and the entries for them; a name may be that of a guest to come."""
+    if not names:
+        return list(running), entries
+    to_come = {entry.name: entry for entry in entries if entry.exact and entry.name}
+    guests: list[Guest] = []
+    kept: list[SpecEntry] = []
+    for name in dict.fromkeys(names):
+        if name in to_come and not any(guest.name == name for guest in running):
+            kept.append(to_come[name])
+        else:
+            guests.append(select_guest(running, name))
+    kept += [
+        entry
+        for entry in entries
+        if entry not in kept and not (entry.exact and entry.name and _idle(entry, guests))
+    ]
+    return guests, tuple(kept)
+
+
+def _idle(entry: SpecEntry, guests: list[Guest]) -> bool:
+    return not any(entry.name == guest.name for guest in guests)
+
+
+def _has_proc(root: str) -> bool:
+    return os.path.isdir(os.path.join(root, "proc"))

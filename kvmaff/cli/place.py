@@ -1,0 +1,66 @@
+"""``kvmaff place``: what would be."""
+
+from __future__ import annotations
+
+import click
+
+from kvmaff.binding.journal import Journal
+from kvmaff.cli.common import console, json_option, print_json, say, state_option
+from kvmaff.cli.deciding import decide, deciding_options, root_option
+from kvmaff.formats.plain import placement_data
+from kvmaff.report.hostmap import host_map, placement_table
+
+__all__ = ["place"]
+
+
+@click.command()
+@deciding_options
+@root_option
+@state_option
+@json_option
+def place(
+    names: tuple[str, ...],
+    strategy: str | None,
+    options: dict[str, str],
+    spec_files: tuple[str, ...],
+    root: str,
+    journal: Journal,
+    *,
+    dedicated: bool,
+    as_json: bool,
+) -> None:
+    """
+    Decide where guests run, and show it; nothing is changed.
+
+    Without GUEST all running guests are placed together, and those to come that a spec names. With --root the host is a
+    recorded one, and guests come from the spec.
+
+    \b
+    Examples:
+      kvmaff place
+      kvmaff place web --strategy isolated
+      kvmaff place --spec guests.toml --root ./recorded-machine
+    """
+    found = decide(
+        names=names,
+        strategy=strategy,
+        options=options,
+        spec_files=spec_files,
+        dedicated=dedicated,
+        journal=journal,
+        root=root,
+    )
+    if as_json:
+        print_json(placement_data(found.placement, found.unplaced, found.strategy))
+    elif found.placement is None or not found.placement.guests:
+        click.echo("no guest was placed" if found.unplaced else "there is no guest to place")
+    else:
+        out = console()
+        out.print(placement_table(found.placement))
+        out.print()
+        out.print(host_map(found.host, found.placement))
+    for one in found.unplaced:
+        for reason in one.reasons:
+            say(f"{one.name} has no place: {reason}")
+    if found.unplaced:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,109 @@
+"""``kvmaff plan``: what differs from the decision."""
+
+from __future__ import annotations
+
+import click
+
+from kvmaff.api import plan as make_plan
+from kvmaff.binding.journal import Journal
+from kvmaff.binding.plan import Plan
+from kvmaff.cli.common import console, json_option, print_json, say, state_option
+from kvmaff.cli.deciding import decide, deciding_options
+from kvmaff.errors import PlacementImpossible
+from kvmaff.formats.plain import plan_data
+from kvmaff.hooks.manager import PluginManager
+from kvmaff.host.reader import read_host
+from kvmaff.report.tables import plan_table
+
+__all__ = ["plan", "planned"]
+
+
+def planned(
+    *,
+    names: tuple[str, ...],
+    strategy: str | None,
+    options: dict[str, str],
+    spec_files: tuple[str, ...],
+    dedicated: bool,
+    journal: Journal,
+) -> Plan:
+    """
+    Make the plan that the command line asks for.
+
+    Args:
+        names: The guests; none for all.
+        strategy: Who decides; None for what was decided last.
+        options: The strategy's options.
+        spec_files: Files of specs.
+        dedicated: Guests of which nothing is said are dedicated.
+        journal: The folder of records and of the decision.
+
+    Returns:
+        The plan.
+
+    Raises:
+        PlacementImpossible: A guest has no place; nothing is planned then.
+        UsageError: Something is said that only a new decision could use.
+    """
+    if strategy is None:
+        if names or options or spec_files or dedicated:
+            raise click.UsageError(
+                "without --strategy the machine is compared with what was decided last; "
+                "with guests, options, specs or --dedicated, say --strategy NAME too"
+            )
+        return make_plan(read_host(), plugins=PluginManager.load(), state_dir=journal.folder)
+    found = decide(
+        names=names,
+        strategy=strategy,
+        options=options,
+        spec_files=spec_files,
+        dedicated=dedicated,
+        journal=journal,
+    )
+    if found.unplaced or found.placement is None:
+        lines = [f"{one.name} has no place: {reason}" for one in found.unplaced for reason in one.reasons]
+        raise PlacementImpossible("\n".join(lines), unplaced=found.unplaced, placement=found.placement)
+    return make_plan(found.host, found.placement, plugins=found.plugins, state_dir=journal.folder)
+
+
+@click.command()
+@deciding_options
+@state_option
+@json_option
+def plan(
+    names: tuple[str, ...],
+    strategy: str | None,
+    options: dict[str, str],
+    spec_files: tuple[str, ...],
+    journal: Journal,
+    *,
+    dedicated: bool,
+    as_json: bool,
+) -> None:
+    """
+    Show which threads are not where they should be; nothing is changed.
+
+    Without --strategy they should be where kvmaff apply put them last: what shows is drift, and vCPUs plugged in since.
+
+    \b
+    Examples:
+      kvmaff plan
+      kvmaff plan --strategy numa
+      kvmaff plan web --strategy isolated --json
+    """
+    made = planned(
+        names=names,
+        strategy=strategy,
+        options=options,
+        spec_files=spec_files,
+        dedicated=dedicated,
+        journal=journal,
+    )
+    if as_json:
+        print_json(plan_data(made))
+    elif made:
+        console().print(plan_table(made))
+    else:
+        click.echo("nothing to do: every thread is where it should be")
+    for name in made.absent:
+        say(f"guest {name} was decided and does not run")

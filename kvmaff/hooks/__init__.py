@@ -1,0 +1,1 @@
+"""How others take part: what they may contribute, and how their answers are found, judged and combined."""

@@ -1,0 +1,179 @@
+"""
+One decision: a strategy is found, given its options, asked, and its answer used only if it keeps every rule.
+
+Rule: nothing of an answer is used before its shape, verify's rules and the plug-ins' objections have been looked at,
+a part of an answer (PlacementImpossible with the places of the others) no more than a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import attrs
+
+from kvmaff.cpuset import CpuSet
+from kvmaff.errors import PlacementImpossible, PlacementRefused, PluginError, RequestError
+from kvmaff.hooks.answers import judge_unplaced
+from kvmaff.hooks.blame import Origin, blamed, clean
+from kvmaff.hooks.options import build_options, near_miss
+from kvmaff.host.topology import Topology
+from kvmaff.placement.placement import Placement, Unplaced
+from kvmaff.placement.request import PlacementRequest
+from kvmaff.placement.strategy import Strategy
+from kvmaff.placement.verify import Violation, verify
+
+__all__ = ["Panel", "decide"]
+
+_SENTENCE = 4000
+"""Sentences with cpulists of large hosts are long."""
+
+
+class Panel(Protocol):
+    """Who takes part in a decision, as the plug-in manager knows them."""
+
+    def strategies(self) -> dict[str, Strategy]:
+        """Return all strategies that can be used."""
+
+    def strategy(self, name: str) -> tuple[Strategy | None, Origin | None]:
+        """Return one and whose it is, or raise PluginError."""
+
+    def reserved_cpus(self, topology: Topology) -> CpuSet:
+        """Return what plug-ins reserve, or raise PluginError."""
+
+    def check_placement(self, request: PlacementRequest, placement: Placement) -> tuple[Violation, ...]:
+        """Return what plug-ins object, or raise PluginError."""
+
+    def suspects(self) -> str:
+        """Return who could have had what was not found."""
+
+
+def decide(
+    panel: Panel, request: PlacementRequest, name: str, options: Mapping[str, object] | None
+) -> Placement:
+    """
+    Let a strategy decide; see :meth:`kvmaff.hooks.manager.PluginManager.decide`.
+
+    Args:
+        panel: Whose strategies and objections count.
+        request: What is to be decided.
+        name: The strategy's name.
+        options: Its options, or None.
+
+    Returns:
+        The placement.
+
+    Raises:
+        RequestError: There is no such strategy, or an option is wrong.
+        PlacementImpossible: A guest has no place.
+        PlacementRefused: The answer breaks a rule, or a plug-in objects.
+        PluginError: A plug-in failed.
+    """
+    strategy, origin = _find(panel, name)
+    asked = attrs.evolve(
+        request,
+        options=_options(panel, request, strategy, options),
+        reserved=request.reserved | panel.reserved_cpus(request.host.topology),
+    )
+    impossible: PlacementImpossible | None = None
+    answer: object = None
+    with blamed(origin, f"strategy {name!r} failed"):
+        try:
+            answer = strategy.place(asked)
+        except PlacementImpossible as error:
+            impossible = error
+    if impossible is None:
+        return _checked(panel, asked, strategy, origin, answer)
+    raise _judged(panel, asked, strategy, origin, impossible) from impossible
+
+
+def _find(panel: Panel, name: str) -> tuple[Strategy, Origin]:
+    strategy, origin = panel.strategy(name)
+    if strategy is None or origin is None:
+        names = list(panel.strategies())
+        listed = f"there are: {', '.join(names)}" if names else "there is none at all"
+        near = near_miss(name, names)
+        said = f"no strategy '{clean(name, 60)}'{near}{'' if near else ';'} {listed}"
+        raise RequestError.of([text for text in (said, panel.suspects()) if text])
+    return strategy, origin
+
+
+def _options(
+    panel: Panel,
+    request: PlacementRequest,
+    strategy: Strategy,
+    options: Mapping[str, object] | None,
+) -> object:
+    if request.options is None:
+        return build_options(strategy, options or {}, panel.strategies())
+    problems = []
+    if options:
+        problems.append("options are given twice, in the request and beside it")
+    if type(request.options) is not strategy.options:
+        kind = clean(type(request.options).__name__, 60)
+        problems.append(
+            f"the request's options are of type {kind}, those of strategy {strategy.name!r} are not"
+        )
+    if problems:
+        raise RequestError.of(problems)
+    return request.options
+
+
+def _checked(
+    panel: Panel, request: PlacementRequest, strategy: Strategy, origin: Origin, answer: object
+) -> Placement:
+    """Return the answer as it may be used, or raise what is wrong with it."""
+    if type(answer) is not Placement:
+        kind = clean(type(answer).__name__, 60)
+        raise origin.error(f"strategy {strategy.name!r} gave a value of type {kind}, no Placement")
+    violations = verify(request, answer)
+    if not violations:
+        # only now is it known that every part is what it should be
+        guests = (
+            attrs.evolve(guest, why=tuple(clean(text, _SENTENCE) for text in guest.why))
+            for guest in answer.guests
+        )
+        placement = Placement(strategy=strategy.name, guests=tuple(guests))
+        violations = panel.check_placement(request, placement)
+    if violations:
+        lines = [f"the answer of strategy {strategy.name!r} ({origin}) is refused:"]
+        for violation in violations:
+            text = clean(violation.message, _SENTENCE)
+            whose = "" if violation.guest is None else f"guest {violation.guest!r}: "
+            lines.append(f"{'' if text.startswith(whose) else whose}{text} [{violation.rule}]")
+        raise PlacementRefused("\n".join(lines), strategy=strategy.name, violations=violations)
+    return placement
+
+
+def _judged(
+    panel: Panel,
+    request: PlacementRequest,
+    strategy: Strategy,
+    origin: Origin,
+    error: PlacementImpossible,
+) -> PlacementImpossible | PluginError:
+    """Return the error as it may be shown, the places that it has checked like any; or what is wrong with it."""
+    unplaced: Any = getattr(error, "unplaced", None)
+    wrong = judge_unplaced(unplaced)
+    if not wrong:
+        names = {one.name for one in unplaced}
+        strange = names - {demand.spec.name for demand in request.demands}
+        wrong = [
+            f"it finds no place for {clean(name, 60)!r}, which was not asked" for name in sorted(strange)
+        ]
+    if wrong:
+        return origin.error("; ".join(f"strategy {strategy.name!r}: {what}" for what in wrong))
+    placement = getattr(error, "placement", None)
+    if placement is not None:
+        others = tuple(demand for demand in request.demands if demand.spec.name not in names)
+        placement = _checked(panel, attrs.evolve(request, demands=others), strategy, origin, placement)
+    details = {
+        **error.details,
+        "unplaced": tuple(
+            Unplaced(name=one.name, reasons=tuple(clean(reason, _SENTENCE) for reason in one.reasons))
+            for one in unplaced
+        ),
+        "placement": placement,
+    }
+    text = "\n".join(clean(line, _SENTENCE) for line in error.message.splitlines())
+    return PlacementImpossible(text, **details)

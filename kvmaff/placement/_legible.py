@@ -1,0 +1,326 @@
+"""
+A placement read into plain numbers, for the rules of :mod:`kvmaff.placement.verify`.
+
+Rule 1: a placement comes from strangers. Nothing in it is believed before its type was looked at, exact types only
+(a subclass may answer otherwise the next time), and what has another type is a complaint, never a traceback.
+Rule 2: what is legible is kept, so that one wrong field hides nothing else. Rules that look at all threads of a
+guest together pass over a guest of which a thread is not legible: what follows from that is not said twice.
+Rule 3: sets are ints from here on: bit n is CPU n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from kvmaff.cpuset import MAX_CPUS, CpuSet
+from kvmaff.guest.guest import Role
+from kvmaff.guest.spec import MAX_VCPUS, GuestSpec, VcpuPolicy
+from kvmaff.placement._promise import differences
+from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
+from kvmaff.placement.request import Demand, PlacementRequest
+
+__all__ = [
+    "Case",
+    "Complaint",
+    "Entry",
+    "Place",
+    "Thread",
+    "cpus_text",
+    "names_text",
+    "nodes_text",
+    "union",
+    "who",
+]
+
+Complaint = tuple[str | None, str]
+"""The guest concerned, or None; and what is wrong."""
+
+_SCORE = tuple(field.name for field in attrs.fields(Score))
+_WORD = {Role.VCPU: "vCPU", Role.IOTHREAD: "IOThread", Role.OTHER: "other thread"}
+_NAMED = 4  # so many guests are named in a message, the others counted
+
+
+@attrs.frozen(kw_only=True)
+class Thread:
+    """A thread's role, index and CPUs."""
+
+    role: Role
+    index: int | None
+    bits: int
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """One guest as the placement has it; the rule ``guests`` compares it with what was asked."""
+
+    spec: GuestSpec
+    pid: object
+    start: object
+
+
+@attrs.frozen(kw_only=True)
+class Place:
+    """
+    The place of a guest of the request: the first that the placement gives it, as far as it is legible.
+
+    Attributes:
+        demand: The guest, as it was asked for.
+        spec: What the placement promises it, where that is what was asked for or more; else what was asked for.
+        threads: Its legible threads.
+        nodes: The nodes that the placement names, or None where that is not legible.
+        whole: Whether all its threads are legible.
+        vcpus: Those of its threads that are vCPUs.
+        others: Those that are not.
+        vcpu_bits: The CPUs of all its vCPUs.
+        other_bits: The CPUs of all its other threads.
+    """
+
+    demand: Demand
+    spec: GuestSpec
+    threads: tuple[Thread, ...]
+    nodes: tuple[int, ...] | None
+    whole: bool
+    vcpus: tuple[Thread, ...]
+    others: tuple[Thread, ...]
+    vcpu_bits: int
+    other_bits: int
+
+    @property
+    def name(self) -> str:
+        """The guest's name."""
+        return self.spec.name
+
+    @property
+    def dedicated(self) -> bool:
+        """Whether its vCPUs are to have PUs of their own."""
+        return self.spec.vcpu_policy is VcpuPolicy.DEDICATED
+
+    @property
+    def bits(self) -> int:
+        """The CPUs of all its threads."""
+        return self.vcpu_bits | self.other_bits
+
+    def complain(self, threads: Iterable[Thread], bits: int, why: str) -> Complaint:
+        """Return a complaint about some CPUs of some of its threads: of those that have one of the CPUs."""
+        return (
+            self.name,
+            f"guest {self.name!r}: {who(t for t in threads if t.bits & bits)} on {cpus_text(bits)}, {why}",
+        )
+
+
+class Case:
+    """
+    A request and an answer to it, read once for all rules.
+
+    Args:
+        request: What was asked.
+        placement: The answer; anything at all.
+
+    Attributes:
+        request: What was asked.
+        shape: What has a wrong type.
+        readable: Whether the answer has guests at all.
+        entries: The guests of the answer, asked for or not, as often as they occur.
+        places: The first place of each guest that was asked for, in order of the answer.
+        online: The host's online CPUs.
+        isolated: Its domain-isolated CPUs.
+        held_alone: CPUs that are dedicated to guests outside the request.
+        held_too: CPUs that guests outside the request use, of which others may too.
+        nodes: (number, CPUs) of each NUMA node; a CPU that several name, as buggy firmware has it, is in the first.
+    """
+
+    def __init__(self, request: PlacementRequest, placement: object) -> None:
+        self.request = request
+        self.shape: list[Complaint] = []
+        self.entries: list[Entry] = []
+        self.places: list[Place] = []
+        topology = request.host.topology
+        self.online = topology.online.bits
+        self.isolated = request.host.isolated.bits
+        self.held_alone = self.held_too = 0
+        for held in request.held:
+            if held.dedicated:
+                self.held_alone |= held.cpus.bits
+            else:
+                self.held_too |= held.cpus.bits
+        self._cores = {cpu: core.bits for core in topology.cores for cpu in core}
+        self.nodes: list[tuple[int, int]] = []
+        seen = 0
+        for node in topology.nodes:
+            self.nodes.append((node.number, node.cpus.bits & ~seen))
+            seen |= node.cpus.bits
+        self.readable = self._read(placement)
+        self._once = self._twice = 0
+        for place in self.places:
+            self._twice |= self._once & place.bits
+            self._once |= place.bits
+
+    # -- what rules ask
+
+    def core_of(self, bit: int) -> int:
+        """Return the PUs of a PU's core; a PU of which the host does not say is a core of its own."""
+        return self._cores.get(bit.bit_length() - 1, bit)
+
+    def used_by_others(self, place: Place, bits: int) -> int:
+        """Return those of some CPUs that a thread of another guest of the placement may use."""
+        return bits & (self._twice | self._once & ~place.bits)
+
+    def placed_on(self, bits: int, *, but: Place) -> list[str]:
+        """Return the other guests of the placement that may use one of some CPUs."""
+        return [place.name for place in self.places if place is not but and place.bits & bits]
+
+    def holders(self, bits: int) -> list[str]:
+        """Return the guests outside the request that use one of some CPUs."""
+        return [held.name for held in self.request.held if held.cpus.bits & bits]
+
+    def nodes_of(self, bits: int) -> list[tuple[int, int]]:
+        """Return (node, how many of some CPUs it has) for the nodes that have any, ascending."""
+        found = [(number, (cpus & bits).bit_count()) for number, cpus in self.nodes]
+        return sorted((number, count) for number, count in found if count)
+
+    # -- reading
+
+    def _read(self, placement: object) -> bool:
+        if type(placement) is not Placement:
+            self._wrong(None, "the answer", placement, "a Placement")
+            return False
+        if type(_field(placement, "strategy")) is not str:
+            self._wrong(None, "strategy", _field(placement, "strategy"), "a str")
+        guests = _field(placement, "guests")
+        if type(guests) is not tuple:
+            self._wrong(None, "guests", guests, "a tuple")
+            return False
+        demands = {demand.spec.name: demand for demand in self.request.demands}
+        for at, guest in enumerate(guests):
+            if type(guest) is not GuestPlacement:
+                self._wrong(None, f"guests[{at}]", guest, "a GuestPlacement")
+                continue
+            spec = _field(guest, "spec")
+            if type(spec) is not GuestSpec or type(_field(spec, "name")) is not str:
+                self._wrong(None, f"guests[{at}].spec", spec, "a GuestSpec with a name")
+                continue
+            self.entries.append(Entry(spec=spec, pid=_field(guest, "pid"), start=_field(guest, "start")))
+            demand = demands.pop(spec.name, None)  # what nobody asked for is reported, and not looked at
+            if demand is not None:
+                self.places.append(self._place(demand, spec, guest))
+        return True
+
+    def _place(self, demand: Demand, promised: GuestSpec, guest: GuestPlacement) -> Place:
+        name = demand.spec.name
+        said = _field(guest, "threads")
+        before = len(self.shape)
+        threads: list[Thread] = []
+        if type(said) is tuple:
+            threads = [thread for at, one in enumerate(said) if (thread := self._thread(name, at, one))]
+        else:
+            self._wrong(name, "threads", said, "a tuple")
+        whole = len(self.shape) == before
+        nodes = _field(guest, "nodes")
+        if type(nodes) is not tuple or not all(_is_number(node, 1 << 31) for node in nodes):
+            self._wrong(name, "nodes", nodes, "a tuple of node numbers")
+            nodes = None
+        score = _field(guest, "score")
+        if type(score) is not Score or any(type(_field(score, level)) is not int for level in _SCORE):
+            self._wrong(name, "score", score, "a Score of integers")
+        why = _field(guest, "why")
+        if type(why) is not tuple or any(type(sentence) is not str for sentence in why):
+            self._wrong(name, "why", why, "a tuple of str")
+        vcpus = tuple(thread for thread in threads if thread.role is Role.VCPU)
+        others = tuple(thread for thread in threads if thread.role is not Role.VCPU)
+        return Place(
+            demand=demand,
+            spec=demand.spec if differences(demand.spec, promised) else promised,
+            threads=tuple(threads),
+            nodes=nodes,
+            whole=whole,
+            vcpus=vcpus,
+            others=others,
+            vcpu_bits=union(vcpus),
+            other_bits=union(others),
+        )
+
+    def _thread(self, guest: str, at: int, said: object) -> Thread | None:
+        if type(said) is not ThreadPlacement:
+            self._wrong(guest, f"threads[{at}]", said, "a ThreadPlacement")
+            return None
+        role, index, cpus = (_field(said, field) for field in ("role", "index", "cpus"))
+        bits = _field(cpus, "bits") if type(cpus) is CpuSet else None
+        right = True
+        if type(role) is not Role:
+            self._wrong(guest, f"threads[{at}].role", role, "a Role")
+            right = False
+        if index is not None and not _is_number(index, MAX_VCPUS):
+            self._wrong(guest, f"threads[{at}].index", index, f"None or a number below {MAX_VCPUS}")
+            right = False
+        if type(bits) is not int or bits < 0 or bits >> MAX_CPUS:
+            self._wrong(guest, f"threads[{at}].cpus", cpus, "a CpuSet")
+            right = False
+        return Thread(role=role, index=index, bits=bits) if right else None  # type: ignore[arg-type]  # seen above
+
+    def _wrong(self, guest: str | None, where: str, what: object, wanted: str) -> None:
+        whose = "" if guest is None else f"guest {guest!r}: "
+        # a foreign value is not printed: it may be endless, or raise
+        shown = f"{what}" if _is_number(what, 1 << 31) else f"a value of type {type(what).__name__}"
+        self.shape.append((guest, f"{whose}{where} must be {wanted}, not {shown}"))
+
+
+def _field(value: object, name: str) -> object:
+    """Return a field of a value, or None where nobody set it."""
+    return getattr(value, name, None)
+
+
+def union(threads: Iterable[Thread]) -> int:
+    """Return the CPUs of some threads."""
+    bits = 0
+    for thread in threads:
+        bits |= thread.bits
+    return bits
+
+
+def _is_number(value: object, end: int) -> bool:
+    return type(value) is int and 0 <= value < end
+
+
+# -- words
+
+
+def who(threads: Iterable[Thread] | Iterable[tuple[Role, int | None]]) -> str:
+    """Return some threads of one guest in words: ``vCPU 0-3, emulator``."""
+    by_role: dict[Role, set[int | None]] = {}
+    for thread in threads:
+        role, index = (thread.role, thread.index) if isinstance(thread, Thread) else thread
+        by_role.setdefault(role, set()).add(index)
+    words = []
+    for role in Role:
+        if role in by_role:
+            word = _WORD.get(role, role.value)
+            indexes = by_role[role]
+            if None in indexes:
+                words.append(word)
+            numbers = CpuSet(index for index in indexes if index is not None)  # for its ranges
+            if numbers:
+                words.append(f"{word} {numbers}")
+    return ", ".join(words)
+
+
+def cpus_text(bits: int) -> str:
+    """Return some CPUs in words: ``CPU 3``, ``CPUs 0-3``, ``no CPU``."""
+    if not bits:
+        return "no CPU"
+    return f"{'CPU' if bits.bit_count() == 1 else 'CPUs'} {CpuSet.from_bits(bits)}"
+
+
+def names_text(names: Sequence[str]) -> str:
+    """Return some guests in words, few by name."""
+    shown = ", ".join(repr(name) for name in names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
+def nodes_text(nodes: Iterable[int]) -> str:
+    """Return some NUMA nodes in words: ``node 0``, ``nodes 0, 2``, ``no node``."""
+    numbers = [str(node) for node in nodes]
+    if not numbers:
+        return "no node"
+    return f"{'node' if len(numbers) == 1 else 'nodes'} {', '.join(numbers)}"

@@ -1,0 +1,449 @@
+"""
+The places that one guest could take.
+
+Which NUMA nodes, how many vCPUs in each, and which PUs there. Rules:
+
+* node sets in order of what they can hold, not of how many they are: the fewest nodes are not the nearest ones;
+* only sets of which no node can be left out: another node only adds distance;
+* within a set, all nodes but one are filled: the sum of products of vCPUs and distances is least at such a corner;
+* inside a node the fit is exact (fit.py); to balance, vCPU by vCPU goes to the least loaded L3 group and core.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, product
+
+import attrs
+
+from kvmaff.cpuset import CpuSet
+from kvmaff.guest.spec import GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.placement.board import WHOLE, Board
+from kvmaff.placement.objective import Grain, Objective
+from kvmaff.placement.placement import Score
+
+__all__ = ["Candidate", "Wants", "candidates", "capacity", "memory_needed", "overcommitted"]
+
+_EXHAUSTIVE_NODES = 10
+_EXHAUSTIVE_CELLS = 4096
+
+
+@attrs.frozen(kw_only=True)
+class Wants:
+    """
+    What one guest's vCPUs want of a node, in the fit's terms.
+
+    Attributes:
+        vcpus: How many places.
+        unit: vCPUs come on a core in multiples of this.
+        per_core: At most so many on a core; 0 for no limit.
+        whole: Whether only cores are used whose PUs are all free.
+        free: PUs that may be taken.
+        reach: PUs that a shared guest's set may grow to.
+    """
+
+    vcpus: int
+    unit: int
+    per_core: int
+    whole: bool
+    free: CpuSet
+    reach: CpuSet
+
+    @classmethod
+    def of(
+        cls, spec: GuestSpec, objective: Objective, *, free: CpuSet, reach: CpuSet, vcpus: int
+    ) -> tuple[Wants, ...]:
+        """
+        What a guest wants, the best first.
+
+        Args:
+            spec: What it needs.
+            objective: What is wanted of its place.
+            free: PUs that may be taken.
+            reach: PUs that a shared guest's set may grow to.
+            vcpus: How many places.
+
+        Returns:
+            Ways to ask; a later one only matters where no earlier one fits.
+        """
+        shared = spec.vcpu_policy is VcpuPolicy.SHARED
+        alone = spec.thread_policy is ThreadPolicy.ISOLATE
+        whole = not shared and (alone or objective.whole_cores)
+        unit = 1
+        if not shared and spec.thread_policy is ThreadPolicy.REQUIRE:
+            unit = max(spec.threads, 2)
+        elif not shared and spec.threads > 1:
+            unit = spec.threads
+        per_core = 1 if alone else 0
+        first = cls(vcpus=vcpus, unit=unit, per_core=per_core, whole=whole, free=free, reach=reach)
+        if unit > 1 and spec.thread_policy is ThreadPolicy.PREFER:
+            return first, attrs.evolve(first, unit=1)  # siblings are preferred, not required
+        return (first,)
+
+
+@attrs.frozen(kw_only=True)
+class Candidate:
+    """
+    One place.
+
+    Attributes:
+        order: The PU of vCPU 0, 1, and so on.
+        nodes: Node number of each of them.
+        cpus: The guest's CPU set: those PUs, or for a shared guest as far as the grain reaches.
+        score: What it costs.
+    """
+
+    order: tuple[int, ...]
+    nodes: tuple[int, ...]
+    cpus: CpuSet
+    score: Score
+
+
+def capacity(board: Board, wants: Wants) -> dict[int, int]:
+    """
+    How many vCPUs each node can take.
+
+    Args:
+        board: The host so far.
+        wants: What they want.
+
+    Returns:
+        By node number; a multiple of the unit.
+    """
+    room = {}
+    free = wants.free.bits
+    for node in board.nodes:
+        count = 0
+        shape = board.shape[node.number]
+        for core, total in zip(shape.cores, shape.totals, strict=True):
+            here = (core & free).bit_count()
+            if wants.whole and here < total:
+                continue
+            if wants.per_core:
+                here = min(here, wants.per_core)
+            count += here - here % wants.unit
+        room[node.number] = count
+    return room
+
+
+def candidates(
+    board: Board, spec: GuestSpec, wants: Wants, objective: Objective, *, memory: bool
+) -> Iterator[Candidate]:
+    """
+    Find the places that a guest could take.
+
+    Args:
+        board: The host so far.
+        spec: What the guest needs.
+        wants: The same in the fit's terms.
+        objective: What is wanted.
+        memory: Whether its memory is still to be found.
+
+    Returns:
+        Candidates, deterministic in kind and order; none where it does not fit.
+    """
+    room = capacity(board, wants)
+    for split in _splits(board, spec, wants, room):
+        needed = _memory(spec, split) if memory else {}
+        if any(board.memory.get(node, amount) < amount for node, amount in needed.items()):
+            continue
+        found = _place(board, spec, wants, objective, split)
+        if found is not None:
+            yield found
+
+
+Split = tuple[tuple[int, int, int], ...]
+"""(node, vCPUs there, bytes of memory that cells put there) for each node used."""
+
+
+def _splits(board: Board, spec: GuestSpec, wants: Wants, room: Mapping[int, int]) -> Iterator[Split]:
+    if spec.cells:
+        yield from _cell_splits(board, spec, room)
+        return
+    seen = set()
+    for nodes in _node_sets(board, wants.vcpus, room):
+        for partial in nodes:
+            counts = {node: room[node] for node in nodes}
+            counts[partial] = wants.vcpus - sum(room[node] for node in nodes if node != partial)
+            if not 0 < counts[partial] <= room[partial]:
+                continue
+            split = tuple((node, counts[node], 0) for node in nodes)
+            if split not in seen:
+                seen.add(split)
+                yield split
+
+
+def _node_sets(board: Board, vcpus: int, room: Mapping[int, int]) -> Iterator[tuple[int, ...]]:
+    """Sets of nodes that hold the guest and of which none can be left out."""
+    able = [node for node, count in room.items() if count]
+
+    def least(nodes: Sequence[int]) -> bool:
+        total = sum(room[node] for node in nodes)
+        return total >= vcpus and all(total - room[node] < vcpus for node in nodes)
+
+    if len(able) <= _EXHAUSTIVE_NODES:
+        for size in range(1, len(able) + 1):
+            yield from (nodes for nodes in combinations(able, size) if least(nodes))
+        return
+    yield from ((node,) for node in able if room[node] >= vcpus)
+    grown = set()
+    for seed in able:
+        nodes, near = [], sorted(able, key=lambda node: (board.distance(seed, node), -room[node], node))
+        for node in near:
+            nodes.append(node)
+            if sum(room[one] for one in nodes) >= vcpus:
+                break
+        while len(nodes) > 1 and sum(room[node] for node in nodes[:-1]) >= vcpus:
+            nodes.pop()
+        for node in list(nodes):
+            if sum(room[one] for one in nodes) - room[node] >= vcpus:
+                nodes.remove(node)
+        if least(nodes):
+            grown.add(tuple(sorted(nodes)))
+    yield from sorted(nodes for nodes in grown if len(nodes) > 1)
+
+
+def _cell_splits(board: Board, spec: GuestSpec, room: Mapping[int, int]) -> Iterator[Split]:
+    """Each guest cell whole in one node; several may share a node."""
+    able = [node for node, count in room.items() if count]
+    cells = spec.cells
+    maps: Iterator[tuple[int, ...]]
+    if len(able) ** len(cells) <= _EXHAUSTIVE_CELLS:
+        maps = product(able, repeat=len(cells))
+    else:
+        maps = (_nearest_cells(board, spec, room, seed) for seed in able)
+    for chosen in maps:
+        counts = dict.fromkeys(chosen, 0)
+        memory = dict.fromkeys(chosen, 0)
+        for node, cell in zip(chosen, cells, strict=False):
+            counts[node] += len(cell.vcpus)
+            memory[node] += cell.memory_bytes
+        if len(chosen) == len(cells) and all(counts[node] <= room[node] for node in counts):
+            yield tuple(
+                (node, len(cell.vcpus), cell.memory_bytes) for node, cell in zip(chosen, cells, strict=True)
+            )
+
+
+def _nearest_cells(board: Board, spec: GuestSpec, room: Mapping[int, int], seed: int) -> tuple[int, ...]:
+    left = dict(room)
+    chosen = []
+    for cell in spec.cells:
+        near = sorted(left, key=lambda node: (board.distance(seed, node), node))
+        node = next((node for node in near if left[node] >= len(cell.vcpus)), None)
+        if node is None:
+            return ()
+        left[node] -= len(cell.vcpus)
+        chosen.append(node)
+    return tuple(chosen)
+
+
+def _memory(spec: GuestSpec, split: Split) -> dict[int, int]:
+    needed: dict[int, int] = {}
+    total = sum(count for _, count, _ in split)
+    for node, count, own in split:
+        share = (
+            own if any(cell.memory_bytes for cell in spec.cells) else -(-spec.memory_bytes * count // total)
+        )
+        needed[node] = needed.get(node, 0) + share
+    return needed
+
+
+def memory_needed(spec: GuestSpec, nodes: Sequence[int]) -> dict[int, int]:
+    """
+    The memory that a place needs on each node.
+
+    Args:
+        spec: What the guest needs.
+        nodes: Node number of each vCPU.
+
+    Returns:
+        Bytes by node number: a cell's on its node, else spread by vCPUs.
+    """
+    if any(cell.memory_bytes for cell in spec.cells):
+        split = tuple((nodes[cell.vcpus[0]], len(cell.vcpus), cell.memory_bytes) for cell in spec.cells)
+    else:
+        split = tuple((node, nodes.count(node), 0) for node in sorted(set(nodes)))
+    return _memory(spec, split)
+
+
+def overcommitted(board: Board, spec: GuestSpec, pool: CpuSet, *, memory: bool) -> Candidate | None:
+    """
+    The place of a shared guest whose cells have more vCPUs than any nodes have CPUs.
+
+    Args:
+        board: The host so far.
+        spec: What the guest needs; it has cells.
+        pool: The CPUs that its vCPUs may come to.
+        memory: Whether its memory is still to be found.
+
+    Returns:
+        Each cell floating over one node, the least loaded first; None where no node has CPUs, or memory, for one.
+    """
+    inside = {node.number: node.cpus & pool for node in board.nodes if node.cpus & pool}
+    load = {number: board.weight(cpus) for number, cpus in inside.items()}
+    left = dict(board.memory)
+    chosen: list[int] = []
+    for cell in spec.cells:
+        needed = cell.memory_bytes or -(-spec.memory_bytes * len(cell.vcpus) // spec.max_vcpus)
+        able = [node for node in inside if not memory or left.get(node, needed) >= needed]
+        if not able:
+            return None
+        node = min(able, key=lambda one: (load[one] // len(inside[one]), one))
+        load[node] += WHOLE * len(cell.vcpus)
+        if node in left:
+            left[node] -= needed
+        chosen.append(node)
+    numbered = [(vcpu, node) for cell, node in zip(spec.cells, chosen, strict=True) for vcpu in cell.vcpus]
+    node_of = tuple(node for _, node in sorted(numbered))
+    cpus = CpuSet.union_of(inside[node] for node in chosen)
+    counts = {node: node_of.count(node) for node in set(chosen)}
+    groups = [group for group in board.l3 if not group.isdisjoint(cpus)]
+    score = Score(
+        distance=_distance(board, spec, Objective(name="", levels=(), shared_levels=()), node_of),
+        nodes=len(counts),
+        l3_groups=len(groups),
+        shared_cores=0,
+        broken_cores=0,
+        left=0,
+        **_loads(board, spec, cpus, counts, groups),
+    )
+    return Candidate(
+        order=tuple(inside[node].first for node in node_of), nodes=node_of, cpus=cpus, score=score
+    )
+
+
+def _place(
+    board: Board, spec: GuestSpec, wants: Wants, objective: Objective, split: Split
+) -> Candidate | None:
+    counts: dict[int, int] = {}
+    for node, count, _ in split:
+        counts[node] = counts.get(node, 0) + count
+    pools: dict[int, list[int]] = {}
+    shared = broken = 0
+    for node, count in counts.items():
+        shape = board.shape[node]
+        if count % wants.unit:
+            return None
+        if objective.balance and not wants.whole and wants.unit == 1:
+            taken = _balanced(board, node, wants, count)
+            if taken is None:
+                return None
+            pools[node] = taken
+        else:
+            fit = shape.fit(
+                count,
+                free=wants.free,
+                unit=wants.unit,
+                per_core=wants.per_core,
+                whole_cores=wants.whole,
+            )
+            if fit is None:
+                return None
+            pools[node] = list(fit.order)
+    # each vCPU in turn takes the next PU of its node: cells say which node, else nodes come one after another
+    node_of = [node for node, count, _ in split for _ in range(count)]
+    if spec.cells:
+        numbers = [vcpu for cell in spec.cells for vcpu in cell.vcpus]
+        node_of = [node for _, node in sorted(zip(numbers, node_of, strict=True))]
+    lines = {node: iter(pus) for node, pus in pools.items()}
+    order = tuple(next(lines[node]) for node in node_of)
+    if wants.unit > 1 and not _siblings(board, order, wants.unit):
+        return None  # cells tear siblings apart
+    chosen = CpuSet(order)
+    shared_guest = spec.vcpu_policy is VcpuPolicy.SHARED
+    cpus = chosen
+    groups = [group for group in board.l3 if not group.isdisjoint(chosen)]
+    if shared_guest and objective.grain is Grain.L3:
+        inside = CpuSet.union_of(node.cpus for node in board.nodes if node.number in counts)
+        cpus = CpuSet.union_of(groups) & inside & wants.reach
+        cpus |= chosen
+    for core in board.cores:
+        mine = core & chosen
+        if mine:
+            others = core & (board.used - chosen) if not shared_guest else core & board.used
+            shared += bool(others)
+            broken += mine != core and not others
+    l3_groups = len(groups) + bool(chosen - CpuSet.union_of(groups))
+    left = sum(len((group & wants.free) - chosen) for group in groups)
+    score = Score(
+        distance=_distance(board, spec, objective, node_of),
+        nodes=len(counts),
+        l3_groups=l3_groups,
+        shared_cores=shared,
+        broken_cores=broken,
+        left=left,
+        **_loads(board, spec, cpus, counts, groups),
+    )
+    return Candidate(order=order, nodes=tuple(node_of), cpus=cpus, score=score)
+
+
+def _siblings(board: Board, order: Sequence[int], unit: int) -> bool:
+    core_of = {cpu: number for number, core in enumerate(board.cores) for cpu in core}
+    groups = (order[start : start + unit] for start in range(0, len(order), unit))
+    return all(len({core_of[cpu] for cpu in group}) == 1 for group in groups)
+
+
+def _balanced(board: Board, node: int, wants: Wants, count: int) -> list[int] | None:
+    """Give vCPUs one by one the least loaded core of the least loaded L3 group, then a sibling."""
+    shape = board.shape[node]
+    free = wants.free.bits
+    core_load, group_load, open_pus = {}, dict.fromkeys(shape.groups, 0), {}
+    size = dict.fromkeys(shape.groups, 0)
+    for number, (core, group) in enumerate(zip(shape.cores, shape.groups, strict=True)):
+        cpus = CpuSet.from_bits(core)
+        core_load[number] = board.weight(cpus)
+        group_load[group] += core_load[number]
+        size[group] += len(cpus)
+        open_pus[number] = sorted(CpuSet.from_bits(core & free), key=lambda cpu: (board.load[cpu], cpu))
+
+    def rank(number: int) -> tuple[int, int, int]:
+        group = shape.groups[number]
+        return core_load[number], WHOLE * group_load[group] // size[group], number
+
+    heap = [(rank(number), number) for number, pus in open_pus.items() if pus]
+    heapq.heapify(heap)
+    taken: list[int] = []
+    while heap and len(taken) < count:
+        old, number = heapq.heappop(heap)
+        now = rank(number)
+        if now != old:  # its group was loaded since
+            heapq.heappush(heap, (now, number))
+            continue
+        taken.append(open_pus[number].pop(0))
+        core_load[number] += WHOLE
+        group_load[shape.groups[number]] += WHOLE
+        if open_pus[number]:
+            heapq.heappush(heap, (rank(number), number))
+    return taken if len(taken) == count else None
+
+
+def _distance(board: Board, spec: GuestSpec, objective: Objective, node_of: Sequence[int]) -> int:
+    counts: dict[int, int] = {}
+    for node in node_of:
+        counts[node] = counts.get(node, 0) + 1
+    total = 0
+    for one, other in combinations(sorted(counts), 2):
+        total += counts[one] * counts[other] * board.distance(one, other)
+    if objective.devices:
+        for device in spec.device_nodes:
+            total += sum(count * board.distance(node, device) for node, count in counts.items())
+    return total
+
+
+def _loads(
+    board: Board, spec: GuestSpec, cpus: CpuSet, counts: Mapping[int, int], groups: Sequence[CpuSet]
+) -> dict[str, int]:
+    share = WHOLE * spec.max_vcpus // max(len(cpus), 1)
+
+    def after(inside: CpuSet) -> int:
+        return board.weight(inside) + share * len(inside & cpus)
+
+    nodes = [node.cpus for node in board.nodes if node.number in counts]
+    cores = [core for core in board.cores if not core.isdisjoint(cpus)]
+    return {
+        "load": max((board.load[cpu] for cpu in cpus), default=0) + share,
+        "node_load": max((after(node) // len(node) for node in nodes), default=0),
+        "l3_load": max((after(group) // len(group) for group in groups), default=0),
+        "core_load": max((after(core) for core in cores), default=0),
+    }

@@ -1,0 +1,79 @@
+"""What a strategy wants, as data: the order of levels, and filters. A strategy hands one to ``solve``."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from kvmaff.placement.placement import Score
+
+__all__ = ["Grain", "Level", "Objective"]
+
+
+class Level(enum.StrEnum):
+    """One level of a score; each is minimised."""
+
+    DISTANCE = "distance"
+    NODES = "nodes"
+    L3_GROUPS = "l3_groups"
+    SHARED_CORES = "shared_cores"
+    BROKEN_CORES = "broken_cores"
+    LOAD = "load"
+    LEFT = "left"
+    NODE_LOAD = "node_load"
+    L3_LOAD = "l3_load"
+    CORE_LOAD = "core_load"
+
+
+class Grain(enum.StrEnum):
+    """How far the CPU set of a shared guest reaches."""
+
+    PU = "pu"
+    """As many PUs as it has vCPUs."""
+    L3 = "l3"
+    """Every PU of the L3 groups it is given that shared guests may use."""
+
+
+@attrs.frozen(kw_only=True)
+class Objective:
+    """
+    What is wanted of a placement.
+
+    Attributes:
+        name: The strategy's name.
+        levels: For dedicated guests, what counts most first; levels not named do not count.
+        shared_levels: The same for shared guests.
+        grain: How far a shared guest's CPU set reaches.
+        balance: Whether vCPUs go to the least loaded L3 groups and cores, one a core while there are cores;
+            otherwise they fill L3 groups and cores.
+        whole_cores: Whether a guest's cores are its own, every PU of them.
+        from_isolated: Whether dedicated vCPUs go to isolated CPUs where the host has them, and nowhere else then.
+            Otherwise isolated CPUs are left alone.
+        housekeeping: Whether the other threads of dedicated guests go to housekeeping CPUs instead of sharing.
+        devices: Whether the distance to a guest's devices counts.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    shared_levels: tuple[Level, ...]
+    grain: Grain = Grain.PU
+    balance: bool = False
+    whole_cores: bool = False
+    from_isolated: bool = False
+    housekeeping: bool = False
+    devices: bool = False
+
+    def key(self, score: Score, *, shared: bool) -> tuple[int, ...]:
+        """
+        What two places are compared by.
+
+        Args:
+            score: What one costs.
+            shared: Whether the guest is shared.
+
+        Returns:
+            Integers, the first counting most; smaller is better.
+        """
+        levels = self.shared_levels if shared else self.levels
+        return tuple(getattr(score, level.value) for level in levels)

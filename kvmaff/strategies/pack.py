@@ -1,0 +1,45 @@
+"""``pack``: as few nodes, L3 groups and cores as can be, and the largest holes left for others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvmaff.hooks.specs import hookimpl
+from kvmaff.placement.objective import Level, Objective
+from kvmaff.placement.placement import Placement
+from kvmaff.placement.request import PlacementRequest
+from kvmaff.placement.solve import solve
+from kvmaff.placement.strategy import Strategy
+
+__all__ = ["kvmaff_strategies"]
+
+_LEVELS = (
+    Level.DISTANCE,
+    Level.NODES,
+    Level.L3_GROUPS,
+    Level.SHARED_CORES,
+    Level.BROKEN_CORES,
+    Level.LEFT,
+)
+_OBJECTIVE = Objective(name="pack", levels=_LEVELS, shared_levels=_LEVELS)
+
+
+def _place(request: PlacementRequest) -> Placement:
+    return solve(request, _OBJECTIVE)
+
+
+@hookimpl
+def kvmaff_strategies() -> Iterable[Strategy]:
+    """
+    Contribute the strategy.
+
+    Returns:
+        It alone.
+    """
+    return [
+        Strategy(
+            name="pack",
+            summary="fewest nodes by distance, L3 groups and cores; siblings together; largest holes left",
+            place=_place,
+        )
+    ]

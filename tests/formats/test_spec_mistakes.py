@@ -1,0 +1,218 @@
+"""What is wrong with a file of guests' specs is said: all of it, with the line and the field."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from tests.formats.written import problems_of
+
+UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+LONG = f'"{"n" * 37}..."'
+MEMORY = 'memory: is a number of bytes, or a text such as "8 GiB" or "512 MiB"'
+
+
+def test_three_mistakes_are_three_problems() -> None:
+    """Three mistakes in one file are all said, in the order of the file, each with its line and guest."""
+    text = """
+[[guest]]
+name = "db"
+vcpu = 4
+memory = "8 GB"
+
+[[guest]]
+name = "w*"
+policy = "dedicatd"
+"""
+    expected = [
+        'h.toml:4: guest 1 ("db"): "vcpu" is no key here; did you mean "vcpus"?',
+        'h.toml:5: guest 1 ("db"): memory: has a unit that is read as 1000s and as 1024s; for 1024s write "8 GiB"',
+        'h.toml:9: guest 2 ("w*"): policy: is one of "dedicated", "shared", not "dedicatd"; did you mean "dedicated"?',
+    ]
+    assert expected == problems_of(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("vcpus = true", "vcpus: is a whole number from 1 to 8192, not true"),
+        ("vcpus = 2.0", "vcpus: is a whole number from 1 to 8192, not 2.0"),
+        ("vcpus = 0", "vcpus: is a whole number from 1 to 8192, not 0"),
+        ("vcpus = 8193", "vcpus: is a whole number from 1 to 8192, not 8193"),
+        (
+            f"vcpus = 0x{'f' * 5000}",
+            "vcpus: is a whole number from 1 to 8192, not a number of more than 20 digits",
+        ),
+        ("max_vcpus = []", "max_vcpus: is a whole number from 1 to 8192, not a list"),
+        ("threads = 9", "threads: is a whole number from 1 to 8, not 9"),
+        ("memory = -1", f"memory: is from 1 byte to {2**63 - 1}, not -1"),
+        ("memory = '9999999 TiB'", f'memory: is from 1 byte to {2**63 - 1}, not "9999999 TiB"'),
+        ("memory = true", 'memory: is a number of bytes, or a text such as "8 GiB" or "512 MiB", not true'),
+        ("memory = '8G'", 'memory: has a unit that is read as 1000s and as 1024s; for 1024s write "8 GiB"'),
+        (
+            "memory = '8 gib'",
+            f'{MEMORY}, not "8 gib"; for 1024s write "8 GiB"',
+        ),
+        (
+            "memory = '8 apples'",
+            f'{MEMORY}, not "8 apples"; units are B, KiB, MiB, GiB, TiB',
+        ),
+        (
+            "memory = '1.5 GiB'",
+            'memory: is a number of bytes, or a text such as "8 GiB" or "512 MiB", not "1.5 GiB"',
+        ),
+        ("policy = 1", 'policy: is one of "dedicated", "shared", not 1'),
+        (
+            "thread_policy = 'isolated'",
+            'thread_policy: is one of "prefer", "require", "isolate", not "isolated"; did you mean "isolate"?',
+        ),
+        ("emulator = 'x'", 'emulator: is one of "share", "isolate", "housekeeping", not "x"'),
+        ("iothreads = 'io1'", 'iothreads: is a list of IOThreads\' names, not "io1"'),
+        ("iothreads = ['a', 'b', 'a']", 'iothreads: item 3, "a", is item 1 again'),
+        (r'iothreads = ["\u001b[2J"]', 'iothreads: item 1 is empty or not printable: "?[2J"'),
+        ("device_nodes = [0, true]", "device_nodes: item 2 is a whole number from 0 to 1023, not true"),
+        ("uuid = 'db'", f'uuid: is a UUID such as "{UUID}", not "db"'),
+        ("uuid = {}", f'uuid: is a UUID such as "{UUID}", not a table'),
+        ("cell = 3", "cell: is written [[guest.cell]], one such table a cell"),
+        ("vcpus = 3\nthreads = 2", "threads: 2 threads a core do not divide 3 vCPUs"),
+        (
+            "vcpus = 3\nthread_policy = 'require'",
+            "thread_policy: require fills pairs of siblings, which 3 vCPUs do not",
+        ),
+        ("max_vcpus = 3\nthreads = 2", "threads: 2 threads a core do not divide 3 vCPUs"),
+        (
+            "threads = 2\nthread_policy = 'isolate'",
+            "thread_policy: isolate keeps siblings empty, the guest's threads=2 needs them",
+        ),
+        ("policy = 'shared'\nemulator = 'isolate'", "emulator: isolate needs the vCPU policy dedicated"),
+        ("vcpus = 4\ncell = [{vcpus = '0-2'}]", "cell: must hold each of the vCPUs 0-3 once"),
+        ("[[guest.cell]]\nvcpus = '1-2'", "cell: must hold each of the vCPUs 0-1 once"),
+        ("[[guest.cell]]\nmemory = 1", 'cell 1: vcpus: is missing; a list such as "0-3,5"'),
+        (
+            "[[guest.cell]]\nvcpus = '0-x'",
+            "cell 1: vcpus: '0-x' is no cpulist: at character 3, a CPU number belongs here",
+        ),
+        ("[[guest.cell]]\nvcpus = []", "cell 1: vcpus: names no vCPU"),
+        ("[[guest.cell]]\nvcpus = [1, 1]", "cell 1: vcpus: item 2, 1, is item 1 again"),
+        ("[[guest.cell]]\nvcpu = 1\nvcpus = [0]", 'cell 1: "vcpu" is no key here; did you mean "vcpus"?'),
+    ],
+)
+def test_what_is_wrong_in_a_field(line: str, problem: str) -> None:
+    """A wrong field is one problem with its guest and its words, on a line of that guest."""
+    (found,) = problems_of(f'[[guest]]\nname = "db"\n{line}\n')
+    place, _, rest = found.partition(': guest 1 ("db"): ')
+    assert problem == rest
+    assert re.fullmatch(r"h\.toml:[1-5]", place)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[guest]]\nname = ''", 'h.toml:2: guest 1: name: is empty or not printable: ""'),
+        ("[[guest]]\nname = 3", "h.toml:2: guest 1: name: is a text, not 3"),
+        (
+            '[[guest]]\nname = "\\u001b[31mroot\\u0007"',
+            'h.toml:2: guest 1 ("?[31mroot?"): name: is empty or not printable: "?[31mroot?"',
+        ),
+        (
+            f"[[guest]]\nname = '{'n' * 129}'",
+            f"h.toml:2: guest 1 ({LONG}): name: is longer than 128 characters, where guests' names are cut: {LONG}",
+        ),
+        (
+            "[[guest]]\nname = 'pid:3'",
+            'h.toml:2: guest 1 ("pid:3"): name: is no selector; for a UUID write uuid = "...", and not name = "pid:3"',
+        ),
+        (
+            "\n[[guest]]\nvcpus = 3",
+            'h.toml:2: guest 1: has neither a name nor a uuid; name = "*" is every guest',
+        ),
+        (
+            "[[guest]]\nname = 'a'\n[[guest]]\nname = 'a'",
+            'h.toml:4: guest 2 ("a"): name: "a" is guest 1\'s already',
+        ),
+        (
+            f"[[guest]]\nuuid = '{UUID}'\n[[guest]]\nuuid = '{UUID.upper()}'",
+            f'h.toml:4: guest 2 (uuid {UUID}): uuid: "{UUID}" is guest 1\'s already',
+        ),
+        (
+            f"[[guest]]\nuuid = '{UUID}'\nname = 'a*'",
+            'h.toml:3: guest 1 ("a*"): name: is a pattern, but the uuid means one guest',
+        ),
+        ("[guest]\nname = 'a'", "h.toml:1: guest: is written [[guest]], one such table a guest"),
+        (
+            "[[guest]]\nname = 'a'\ncell.a = 1\ncell.b = 2",
+            'h.toml:3: guest 1 ("a"): cell: is written [[guest.cell]], one such table a cell',
+        ),
+        ("guest = [1]", "h.toml: guest 1: is a table, not 1"),
+        (
+            "guest = [\n{name = 'a', vcpus = 0}]",
+            'h.toml: guest 1 ("a"): vcpus: is a whole number from 1 to 8192, not 0',
+        ),
+        ("[[gest]]", 'h.toml:1: "gest" is no key here; did you mean "guest"?'),
+        ("[x]", 'h.toml:1: "x" is no key here; known are guest, defaults'),
+        ("defaults = 1", "h.toml:1: defaults: is a table [defaults], not 1"),
+        (
+            "[defaults]\nvcpus = 1",
+            'h.toml:2: defaults: "vcpus" is no key here; known are policy, thread_policy, emulator',
+        ),
+        ("[defaults]\npolicy = 'a'", 'h.toml:2: defaults: policy: is one of "dedicated", "shared", not "a"'),
+        ("x = " + "[" * 9000, "h.toml: is nested too deeply"),
+        ("\nx." + "x." * 9000 + "x = 1", "h.toml:2: a key of 9002 parts; none here has more than 32"),
+    ],
+)
+def test_what_is_wrong_in_a_file(text: str, problem: str) -> None:
+    """What is wrong with a file as a whole is one problem with the line that is known."""
+    assert [problem] == problems_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a = 1\nb = ?", "h.toml:2: column 5: "),
+        ("a = 1\n\n[[b]", "h.toml:3: column "),
+        ("a = '''\n\n", "h.toml: at the end of the file: "),
+        ("[defaults]\n[defaults]", "h.toml:2: column "),
+        ('a = 1\nb = "\x1b"', "h.toml:2: column "),
+        ("[[guest]]\nvcpus = 1\nvcpus = 2", 'h.toml:3: column 10: "vcpus" is there already'),
+        ("[[guest]]\nvcpus = 1\n[guest.vcpus]\n", 'h.toml:3: column 13: "guest.vcpus" is there already'),
+        ("a = {b = 1, b = 2}", "h.toml:1: column "),
+        ("a = 2024-02-31", "h.toml:1: column "),
+        ("x = " + "9" * 5000, "h.toml: Exceeds the limit"),
+    ],
+)
+def test_what_is_no_toml(text: str, place: str) -> None:
+    """A text that is no TOML is one problem with its line and column, the key too where one stands twice."""
+    (found,) = problems_of(text)
+    assert found.startswith(place)
+    assert len(found) > len(place)
+
+
+@pytest.mark.parametrize(
+    "unit", ["a.", '""".', '"\\', "'''", "[[", "{", "{a=", "{a.", '"\n', '\\"', "a=1\n[[b]]\n", "[[guest]]\n"]
+)
+def test_no_text_takes_long(unit: str) -> None:
+    """A large file of nothing but dots, quotes, brackets or guests is refused in no more than seconds."""
+    size = 1 << 19
+    began = time.process_time()
+    problems_of("x=" + unit * (size // len(unit)))
+    problems_of(unit * (size // len(unit)))
+    assert time.process_time() - began < 8
+
+
+def test_a_mistake_hides_no_other_and_invents_none() -> None:
+    """Policies are judged beside a mistake; what could follow from the mistake itself is not told."""
+    text = """[[guest]]
+name = "a"
+vcpus = 4
+max_vcpu = 8
+policy = "shared"
+thread_policy = "isolate"
+cell = [{vcpus = "0-7"}]
+"""
+    expected = [
+        'h.toml:4: guest 1 ("a"): "max_vcpu" is no key here; did you mean "max_vcpus"?',
+        'h.toml:6: guest 1 ("a"): thread_policy: isolate needs the vCPU policy dedicated',
+    ]
+    assert expected == problems_of(text)

@@ -1,0 +1,80 @@
+"""The README's Python is run as it stands, on guests of our own in a pid namespace of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kvmaff
+from kvmaff.hooks.manager import PluginManager
+
+from .conftest import needs_root, needs_two_cpus
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+SCRIPT = """
+import os, sys
+from kvmaff.testing.microvm import Microvm, Mode
+with Microvm.start("web", vcpus=2, mode=Mode.HALT) as vm:
+    if not vm.kvm:
+        print("SKIP", vm.why)
+        sys.exit()
+    before = {tid: os.sched_getaffinity(tid) for tid in map(int, os.listdir(f"/proc/{vm.pid}/task"))}
+    names = {}
+    for block in sys.argv[1:]:
+        exec(block, names)
+    assert {tid: os.sched_getaffinity(tid) for tid in before} != before or not names["plan"]
+    names["kvmaff"].undo()
+    assert {tid: os.sched_getaffinity(tid) for tid in before} == before
+    assert names["report"].ok
+"""
+
+
+@needs_root
+@needs_two_cpus
+def test_python_of_the_readme(state_dir: Path) -> None:
+    """The five lines decide and bind every guest there is, the lines by hand pin one, and undo restores."""
+    decide, by_hand, _ = BLOCKS
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", SCRIPT, decide, by_hand],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr
+    if done.stdout.startswith("SKIP"):
+        pytest.skip(done.stdout)
+    assert "strategy spread: 1 guests placed" in done.stdout
+    assert "web vcpu 0" in done.stdout
+    assert state_dir.exists()
+
+
+def test_a_strategy_in_ten_lines() -> None:
+    """The README's strategy is contributed, asked and verified like any other."""
+    *_, code = BLOCKS
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    names: dict[str, object] = {}
+    exec(code, names)
+    plugin = type("Quiet", (), {"kvmaff_strategies": staticmethod(names["kvmaff_strategies"])})()
+    manager = PluginManager()
+    manager.register(plugin, "quiet")
+    host = kvmaff.read_host()
+    demand = kvmaff.Demand(spec=kvmaff.GuestSpec(name="g", vcpus=1))
+    placement = manager.decide(kvmaff.PlacementRequest(host=host, demands=(demand,)), "quiet", None)
+    assert "quiet" == placement.strategy
+    assert 1 == len(placement.guests[0].vcpu_cpus)
+
+
+def test_commands_of_the_readme_exist() -> None:
+    """Every kvmaff command that the README shows is one."""
+    from kvmaff.cli.app import app
+
+    shells = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    shown = set(re.findall(r"^kvmaff ([a-z]+)", shells, re.MULTILINE))
+    assert {"topology", "guests", "pin", "undo", "place", "plan", "apply"} <= shown
+    assert shown <= set(app.commands)
