@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,28 @@ def start_qemu(name: str, *, accel: str = "kvm", vcpus: int = 4, extra: tuple[st
         process.kill()
         process.wait()
     raise AssertionError(f"QEMU did not start its {vcpus} vCPUs")
+
+
+def qmp(path: Path, *commands: dict[str, Any]) -> list[Any]:
+    """What a QEMU answers to commands on its QMP socket."""
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    answers = []
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(path))
+        with connection.makefile("rw") as stream:
+            stream.readline()  # the greeting
+            for command in ({"execute": "qmp_capabilities"}, *commands):
+                stream.write(json.dumps(command) + "\n")
+                stream.flush()
+                answer = json.loads(stream.readline())
+                while "event" in answer:
+                    answer = json.loads(stream.readline())
+                answers.append(answer["return"])
+    return answers[1:]
 
 
 @pytest.fixture

@@ -219,6 +219,8 @@ def _decided_for(decided: GuestPlacement, thread: GuestThread) -> CpuSet | None:
     found = decided.cpus_of(thread.role, index)
     if found is None and thread.role in (Role.IOTHREAD, Role.VHOST):
         return decided.cpus_of(Role.EMULATOR)  # one that was not there when it was decided
+    if found is None and thread.role is Role.VCPU and decided.spec.vcpu_policy is VcpuPolicy.SHARED:
+        return decided.vcpu_cpus  # plugged in beyond what was said: it floats with the others
     return found
 
 

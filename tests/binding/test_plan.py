@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from kvmaff.binding.plan import make_plan
 from kvmaff.binding.undo import list_records, undo
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import BindingFailed, JournalError, PlacementImpossible, RequestError, Unsupported
+from kvmaff.formats.specs import parse_specs
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest, Role
 from kvmaff.guest.spec import VcpuPolicy
@@ -26,7 +28,7 @@ from kvmaff.host.reader import Host
 from kvmaff.testing.microvm import Microvm, Mode
 from kvmaff.testing.vouched import vouch
 
-from ..conftest import Qemu, kernel_masks, needs_qemu, needs_root, needs_two_cpus
+from ..conftest import Qemu, kernel_masks, needs_qemu, needs_root, needs_two_cpus, qmp
 from ..test_helpers import PinnedHere, narrow_cgroup
 
 HERE = CpuSet(os.sched_getaffinity(0))
@@ -137,6 +139,51 @@ def test_drift_and_hot_plug_lead_back(
     assert decided == masks_of(look())
     assert not kvmaff.plan(host, plugins=plugins)
     assert 1 <= len(list_records(journal))
+
+
+@needs_qemu
+@pytest.mark.parametrize("dedicated", [False, True], ids=["shared", "dedicated"])
+def test_a_vcpu_that_is_plugged_in(
+    qemu: Callable[..., Qemu],
+    host: Host,
+    journal: Journal,
+    plugins: PluginManager,
+    tmp_path: Path,
+    dedicated: bool,
+) -> None:
+    """A vCPU plugged in over QMP inherits the main thread's mask; plan shows it, apply gives it its reserved place."""
+    path = tmp_path / "qmp"
+    started = qemu(
+        "hot,debug-threads=on",
+        accel="tcg",
+        vcpus=1,
+        extra=("-smp", "1,maxcpus=2", "-qmp", f"unix:{path},server=on,wait=off"),
+    )
+    find = [started.pid]
+    policy = 'policy = "dedicated"\nemulator = "share"' if dedicated else 'policy = "shared"'
+    specs = parse_specs(f'[[guest]]\nname = "hot"\nmax_vcpus = 2\n{policy}\n', "h.toml")
+    placement = kvmaff.place(host, find_guests(pids=find), "pack", specs=specs, plugins=plugins)
+    kvmaff.plan(host, placement, plugins=plugins).apply()
+    (guest,) = find_guests(pids=find)
+    os.sched_setaffinity(guest.pid, ONE)  # what the chapter does: the process on the first vCPU's CPU
+    (places,) = qmp(path, {"execute": "query-hotpluggable-cpus"})
+    (free,) = [place for place in places if "qom-path" not in place]
+    qmp(path, {"execute": "device_add", "arguments": {"driver": free["type"], "id": "c1", **free["props"]}})
+    deadline = time.monotonic() + 20
+    while len(guest.vcpus) < 2:
+        assert time.monotonic() < deadline
+        (guest,) = find_guests(pids=find)
+    assert ONE == guest.vcpus[1].mask
+    decided = placement.guests[0].cpus_of(Role.VCPU, 1)
+    changes = {change.thread.tid: change.to for change in kvmaff.plan(host, plugins=plugins).changes}
+    assert decided == changes.get(guest.vcpus[1].tid, guest.vcpus[1].mask)
+    assert guest.pid in changes
+    assert kvmaff.plan(host, plugins=plugins).apply().ok
+    (guest,) = find_guests(pids=find)
+    assert decided == guest.vcpus[1].mask
+    assert not kvmaff.plan(host, plugins=plugins)
+    while list_records(journal):
+        assert undo(journal=journal).ok
 
 
 def test_the_decision_of_others_stays(host: Host, journal: Journal, plugins: PluginManager) -> None:

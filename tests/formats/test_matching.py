@@ -142,6 +142,11 @@ memory = 5
     assert () == found.warnings == found.to_come
 
 
+def test_a_guest_without_a_name_of_its_own() -> None:
+    """Guests that are only called by their process are meant by a pattern."""
+    assert 3 == spec_of("[[guest]]\nname = 'pid:*'\nmemory = 3\n", running("pid:10")).memory_bytes
+
+
 def test_who_is_to_come_and_who_is_left_over() -> None:
     """An exact name with vcpus is a guest to come; whatever else means no guest is a warning with its line."""
     text = f"""

@@ -19,16 +19,16 @@ def test_three_mistakes_are_three_problems() -> None:
     text = """
 [[guest]]
 name = "db"
-vcpu = 4
 memory = "8 GB"
+vcpu = 4
 
 [[guest]]
 name = "w*"
 policy = "dedicatd"
 """
     expected = [
-        'h.toml:4: guest 1 ("db"): "vcpu" is no key here; did you mean "vcpus"?',
-        'h.toml:5: guest 1 ("db"): memory: has a unit that is read as 1000s and as 1024s; for 1024s write "8 GiB"',
+        'h.toml:4: guest 1 ("db"): memory: has a unit that is read as 1000s and as 1024s; for 1024s write "8 GiB"',
+        'h.toml:5: guest 1 ("db"): "vcpu" is no key here; did you mean "vcpus"?',
         'h.toml:9: guest 2 ("w*"): policy: is one of "dedicated", "shared", not "dedicatd"; did you mean "dedicated"?',
     ]
     assert expected == problems_of(text)
