@@ -198,6 +198,9 @@ def place(
         (guest, spec if names[guest.name] == 1 else spec.with_changes(name=f"pid:{guest.pid}"))
         for guest, spec in matched.running
     ]
+    twice = [name for name, count in Counter(spec.name for spec in matched.to_come).items() if count > 1]
+    if twice:
+        raise RequestError.of([f"several specs say what the guest to come {name!r} needs" for name in twice])
     decided = last_decided(_journal(state_dir)) if others and host.live else None
     request = PlacementRequest(
         host=host,
