@@ -91,6 +91,38 @@ def test_a_dedicated_guest_of_one_node_is_not_refused(host: Host, data: hs.DataO
             assert 1 == len(guest.nodes)
 
 
+@pytest.mark.parametrize("name", ["pack", "spread", "numa"])
+@given(
+    host=st.hosts(),
+    vcpus=hs.integers(1, 40),
+    policy=hs.sampled_from(ThreadPolicy),
+    threads=hs.sampled_from([1, 2]),
+)
+def test_never_refuses_what_fits(
+    name: str, host: Host, vcpus: int, policy: ThreadPolicy, threads: int
+) -> None:
+    """A dedicated guest is refused just when counting core by core says that it does not fit."""
+    if policy is ThreadPolicy.ISOLATE:
+        threads = 1
+    vcpus *= 2 if policy is ThreadPolicy.REQUIRE or threads == 2 else 1
+    guest = spec("g", vcpus, thread_policy=policy, threads=threads)
+    pool = host.topology.online - host.isolated
+    told = CpuSet.union_of(host.topology.cores)
+    cores = [*host.topology.cores, *(CpuSet([cpu]) for cpu in host.topology.online - told)]
+    count = {
+        ThreadPolicy.PREFER: lambda core: len(core & pool),
+        ThreadPolicy.REQUIRE: lambda core: len(core & pool) // 2 * 2,
+        ThreadPolicy.ISOLATE: lambda core: int(core <= pool),
+    }[policy]
+    fits = sum(map(count, cores)) >= vcpus
+    request = PlacementRequest(host=host, demands=(Demand(spec=guest),))
+    if fits:
+        assert 1 == len(_place(name, request).guests)
+    else:
+        with pytest.raises(PlacementImpossible):
+            _place(name, request)
+
+
 def machine(
     *,
     nodes: int = 2,
