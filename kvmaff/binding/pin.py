@@ -326,18 +326,7 @@ def _choose(guest: Guest, keys: Sequence[_Key], problems: list[str]) -> list[Wis
             named = " and ".join(f"{key.text}={key.cpus}" for key in best)
             index = "" if thread.index is None else f" {thread.index}"
             problems.append(f"{named} contradict each other for {thread.role}{index}")
-        wishes.append(
-            Wish(
-                pid=thread.pid,
-                tid=thread.tid,
-                ino=thread.ino,
-                start=thread.start,
-                seen=guest.seen,
-                role=thread.role,
-                index=thread.index,
-                cpus=best[0].cpus,
-            )
-        )
+        wishes.append(Wish.of(thread, guest.seen, best[0].cpus))
     return wishes
 
 

@@ -141,7 +141,8 @@ class Plan:
         single = CpuSet.union_of(move.old for move in moves if len(move.old) == 1)
         common = self.host.topology.online - self.host.isolated - CpuSet.union_of(owned.values()) - single
         return [
-            [_wish(by_thread[move.thread], move.new) for move in wave] for wave in waves(moves, owned, common)
+            [Wish.of(by_thread[move.thread].thread, by_thread[move.thread].seen, move.new) for move in wave]
+            for wave in waves(moves, owned, common)
         ]
 
 
@@ -222,17 +223,3 @@ def _decided_for(decided: GuestPlacement, thread: GuestThread) -> CpuSet | None:
     if found is None and thread.role is Role.VCPU and decided.spec.vcpu_policy is VcpuPolicy.SHARED:
         return decided.vcpu_cpus  # plugged in beyond what was said: it floats with the others
     return found
-
-
-def _wish(change: Change, cpus: CpuSet) -> Wish:
-    thread = change.thread
-    return Wish(
-        pid=thread.pid,
-        tid=thread.tid,
-        ino=thread.ino,
-        start=thread.start,
-        seen=change.seen,
-        role=thread.role,
-        index=thread.index,
-        cpus=cpus,
-    )

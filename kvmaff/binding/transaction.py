@@ -25,7 +25,7 @@ from kvmaff.binding.restore import restore
 from kvmaff.binding.why import explain
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import BindingFailed, JournalError
-from kvmaff.guest.guest import Role
+from kvmaff.guest.guest import GuestThread, Role
 from kvmaff.kernel.masks import Bind, Bound, Raw, bind, read_masks
 from kvmaff.kernel.scan import Proc, ticks_now
 
@@ -58,6 +58,30 @@ class Wish:
     role: Role | None
     index: int | None
     cpus: CpuSet
+
+    @classmethod
+    def of(cls, thread: GuestThread, seen: int, cpus: CpuSet) -> Wish:
+        """
+        The wish for a guest's thread.
+
+        Args:
+            thread: The thread.
+            seen: Clock ticks after boot, sampled before it was seen.
+            cpus: The CPUs.
+
+        Returns:
+            The wish.
+        """
+        return cls(
+            pid=thread.pid,
+            tid=thread.tid,
+            ino=thread.ino,
+            start=thread.start,
+            seen=seen,
+            role=thread.role,
+            index=thread.index,
+            cpus=cpus,
+        )
 
 
 class Transaction:

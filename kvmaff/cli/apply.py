@@ -7,7 +7,7 @@ import click
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.report import Report
 from kvmaff.cli.common import finish_binding, json_option, state_option
-from kvmaff.cli.deciding import deciding_options
+from kvmaff.cli.deciding import Asked, deciding_options
 from kvmaff.cli.plan import planned
 
 __all__ = ["apply"]
@@ -17,16 +17,7 @@ __all__ = ["apply"]
 @deciding_options
 @state_option
 @json_option
-def apply(
-    names: tuple[str, ...],
-    strategy: str | None,
-    options: dict[str, str],
-    spec_files: tuple[str, ...],
-    journal: Journal,
-    *,
-    dedicated: bool,
-    as_json: bool,
-) -> None:
+def apply(asked: Asked, journal: Journal, *, as_json: bool) -> None:
     """
     Bind every thread as decided: all of them, read back, or none. The decision is kept.
 
@@ -41,14 +32,7 @@ def apply(
     """
 
     def call() -> Report:
-        report = planned(
-            names=names,
-            strategy=strategy,
-            options=options,
-            spec_files=spec_files,
-            dedicated=dedicated,
-            journal=journal,
-        ).apply()
+        report = planned(asked, journal).apply()
         if not report.threads and not as_json:
             click.echo("nothing to do: every thread is where it should be")
         return report

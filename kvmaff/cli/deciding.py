@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import Host, read_host
 from kvmaff.placement.placement import Placement, Unplaced
 
-__all__ = ["Decision", "decide", "deciding_options", "root_option"]
+__all__ = ["Asked", "Decision", "decide", "deciding_options", "root_option"]
 
 
 def _options(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -33,16 +34,42 @@ def _options(_context: click.Context, _parameter: click.Parameter, values: tuple
     return {name: value for name, _, value in pairs}
 
 
+@attrs.frozen(kw_only=True)
+class Asked:
+    """
+    What the command line asks of a decision.
+
+    Attributes:
+        names: The guests to place; none for all.
+        strategy: Who decides; None where it is not said.
+        options: The strategy's options.
+        spec_files: Files of specs.
+        dedicated: Guests of which nothing is said are dedicated.
+    """
+
+    names: tuple[str, ...]
+    strategy: str | None
+    options: dict[str, str]
+    spec_files: tuple[str, ...]
+    dedicated: bool
+
+
 def deciding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """
     Add the options that decide.
 
     Args:
-        command: The command's function.
+        command: The command's function, which takes them together as ``asked``.
 
     Returns:
         The same with options.
     """
+
+    @functools.wraps(command)
+    def gathered(**given: Any) -> Any:
+        asked = Asked(**{field.name: given.pop(field.name) for field in attrs.fields(Asked)})
+        return command(asked=asked, **given)
+
     for option in (
         click.argument("names", nargs=-1, metavar="[GUEST]..."),
         click.option(
@@ -61,8 +88,8 @@ def deciding_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--dedicated", is_flag=True, help="Guests of which nothing is said get CPUs of their own."
         ),
     ):
-        command = option(command)
-    return command
+        gathered = option(gathered)
+    return gathered
 
 
 @attrs.frozen(kw_only=True)
@@ -85,25 +112,12 @@ class Decision:
     plugins: PluginManager
 
 
-def decide(
-    *,
-    names: tuple[str, ...],
-    strategy: str | None,
-    options: dict[str, str],
-    spec_files: tuple[str, ...],
-    dedicated: bool,
-    journal: Journal,
-    root: str = "/",
-) -> Decision:
+def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
     """
     Decide as the command line says.
 
     Args:
-        names: The guests to place; none for all.
-        strategy: Who decides; None for the default.
-        options: The strategy's options.
-        spec_files: Files of specs.
-        dedicated: Guests of which nothing is said are dedicated.
+        asked: What it says; without a strategy the default decides.
         journal: The folder with what was decided before.
         root: The machine.
 
@@ -114,11 +128,11 @@ def decide(
         KvmaffError: It cannot be decided at all.
     """
     plugins = PluginManager.load()
-    chosen = strategy or DEFAULT_STRATEGY
+    chosen = asked.strategy or DEFAULT_STRATEGY
     host = read_host(root)
-    entries = tuple(entry for file in spec_files for entry in read_specs(file))
+    entries = tuple(entry for file in asked.spec_files for entry in read_specs(file))
     running = find_guests(root, vmms=tuple(plugins.vmms().values())) if host.live or _has_proc(root) else ()
-    to_place, entries = _named(running, entries, names)
+    to_place, entries = _named(running, entries, asked.names)
     for warning in specs_for(entries, [one for one in to_place if one.verified and not one.doubt]).warnings:
         say(warning)
     for guest in to_place:
@@ -131,8 +145,8 @@ def decide(
             to_place,
             chosen,
             specs=entries,
-            options=options,
-            dedicated=dedicated,
+            options=asked.options,
+            dedicated=asked.dedicated,
             others=others,
             plugins=plugins,
             state_dir=journal.folder,

@@ -6,7 +6,7 @@ import click
 
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import console, json_option, print_json, say, state_option
-from kvmaff.cli.deciding import decide, deciding_options, root_option
+from kvmaff.cli.deciding import Asked, decide, deciding_options, root_option
 from kvmaff.formats.plain import placement_data
 from kvmaff.report.hostmap import host_map, placement_table
 
@@ -18,17 +18,7 @@ __all__ = ["place"]
 @root_option
 @state_option
 @json_option
-def place(
-    names: tuple[str, ...],
-    strategy: str | None,
-    options: dict[str, str],
-    spec_files: tuple[str, ...],
-    root: str,
-    journal: Journal,
-    *,
-    dedicated: bool,
-    as_json: bool,
-) -> None:
+def place(asked: Asked, root: str, journal: Journal, *, as_json: bool) -> None:
     """
     Decide where guests run, and show it; nothing is changed.
 
@@ -41,15 +31,7 @@ def place(
       kvmaff place web --strategy isolated
       kvmaff place --spec guests.toml --root ./recorded-machine
     """
-    found = decide(
-        names=names,
-        strategy=strategy,
-        options=options,
-        spec_files=spec_files,
-        dedicated=dedicated,
-        journal=journal,
-        root=root,
-    )
+    found = decide(asked, journal, root)
     if as_json:
         print_json(placement_data(found.placement, found.unplaced, found.strategy))
     elif found.placement is None or not found.placement.guests:

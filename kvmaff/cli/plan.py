@@ -8,7 +8,7 @@ from kvmaff.api import plan as make_plan
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.plan import Plan
 from kvmaff.cli.common import console, json_option, print_json, say, state_option
-from kvmaff.cli.deciding import decide, deciding_options
+from kvmaff.cli.deciding import Asked, decide, deciding_options
 from kvmaff.errors import PlacementImpossible
 from kvmaff.formats.plain import plan_data
 from kvmaff.hooks.manager import PluginManager
@@ -18,24 +18,12 @@ from kvmaff.report.tables import plan_table
 __all__ = ["plan", "planned"]
 
 
-def planned(
-    *,
-    names: tuple[str, ...],
-    strategy: str | None,
-    options: dict[str, str],
-    spec_files: tuple[str, ...],
-    dedicated: bool,
-    journal: Journal,
-) -> Plan:
+def planned(asked: Asked, journal: Journal) -> Plan:
     """
     Make the plan that the command line asks for.
 
     Args:
-        names: The guests; none for all.
-        strategy: Who decides; None for what was decided last.
-        options: The strategy's options.
-        spec_files: Files of specs.
-        dedicated: Guests of which nothing is said are dedicated.
+        asked: What it asks; without a strategy the machine is compared with what was decided last.
         journal: The folder of records and of the decision.
 
     Returns:
@@ -45,21 +33,14 @@ def planned(
         PlacementImpossible: A guest has no place; nothing is planned then.
         UsageError: Something is said that only a new decision could use.
     """
-    if strategy is None:
-        if names or options or spec_files or dedicated:
+    if asked.strategy is None:
+        if asked.names or asked.options or asked.spec_files or asked.dedicated:
             raise click.UsageError(
                 "without --strategy the machine is compared with what was decided last; "
                 "with guests, options, specs or --dedicated, say --strategy NAME too"
             )
         return make_plan(read_host(), plugins=PluginManager.load(), state_dir=journal.folder)
-    found = decide(
-        names=names,
-        strategy=strategy,
-        options=options,
-        spec_files=spec_files,
-        dedicated=dedicated,
-        journal=journal,
-    )
+    found = decide(asked, journal)
     if found.unplaced or found.placement is None:
         lines = [f"{one.name} has no place: {reason}" for one in found.unplaced for reason in one.reasons]
         raise PlacementImpossible("\n".join(lines), unplaced=found.unplaced, placement=found.placement)
@@ -70,16 +51,7 @@ def planned(
 @deciding_options
 @state_option
 @json_option
-def plan(
-    names: tuple[str, ...],
-    strategy: str | None,
-    options: dict[str, str],
-    spec_files: tuple[str, ...],
-    journal: Journal,
-    *,
-    dedicated: bool,
-    as_json: bool,
-) -> None:
+def plan(asked: Asked, journal: Journal, *, as_json: bool) -> None:
     """
     Show which threads are not where they should be; nothing is changed.
 
@@ -91,14 +63,7 @@ def plan(
       kvmaff plan --strategy numa
       kvmaff plan web --strategy isolated --json
     """
-    made = planned(
-        names=names,
-        strategy=strategy,
-        options=options,
-        spec_files=spec_files,
-        dedicated=dedicated,
-        journal=journal,
-    )
+    made = planned(asked, journal)
     if as_json:
         print_json(plan_data(made))
     elif made:

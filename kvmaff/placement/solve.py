@@ -15,11 +15,12 @@ from kvmaff.errors import PlacementImpossible
 from kvmaff.guest.guest import Role
 from kvmaff.guest.spec import EmulatorPolicy, GuestSpec, VcpuPolicy
 from kvmaff.placement.board import WHOLE, Board
-from kvmaff.placement.candidates import Candidate, Wants, candidates, memory_needed, overcommitted
+from kvmaff.placement.candidates import Candidate, Wants, candidates, overcommitted
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import GuestPlacement, Placement, ThreadPlacement, Unplaced
 from kvmaff.placement.refusal import reasons
 from kvmaff.placement.request import Demand, PlacementRequest
+from kvmaff.placement.splits import memory_needed
 
 __all__ = ["solve"]
 
