@@ -6,6 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import attrs
+
 from kvmaff.binding.decided import last_decided
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.pin import pin_guest
@@ -26,7 +28,8 @@ from kvmaff.guest.vmm import Vmm
 from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import Host, read_host
 from kvmaff.placement.placement import Placement, Unplaced
-from kvmaff.placement.request import PlacementRequest
+from kvmaff.placement.request import Demand, PlacementRequest
+from kvmaff.placement.verify import verify
 
 __all__ = [
     "DEFAULT_STRATEGY",
@@ -193,7 +196,7 @@ def place(
     policy = VcpuPolicy.DEDICATED if dedicated or not known else known.vcpu_policy
     able, unable = _able(guests)
     matched = specs_for(specs, able, default=policy)
-    names = Counter(guest.name for guest in able)
+    names = Counter(guest.name for guest in (*able, *others))
     running = [
         (guest, spec if names[guest.name] == 1 else spec.with_changes(name=f"pid:{guest.pid}"))
         for guest, spec in matched.running
@@ -201,11 +204,15 @@ def place(
     twice = [name for name, count in Counter(spec.name for spec in matched.to_come).items() if count > 1]
     if twice:
         raise RequestError.of([f"several specs say what the guest to come {name!r} needs" for name in twice])
-    decided = last_decided(_journal(state_dir)) if others and host.live else None
+    decided = last_decided(_journal(state_dir)) if host.live else None
+    if decided is not None:  # what is decided anew for a guest to come takes the place of what was
+        again = {spec.name for spec in matched.to_come}
+        kept = tuple(one for one in decided.guests if one.spec.name not in again)
+        decided = attrs.evolve(decided, guests=kept)
     request = PlacementRequest(
         host=host,
         demands=tuple(demands_of(host, running, matched.to_come)),
-        held=tuple(held_by([guest for guest in others if guest.verified], decided)),
+        held=tuple(held_by([guest for guest in others if guest.verified], decided, able)),
         memory=free_memory(host),
     )
     try:
@@ -246,7 +253,19 @@ def plan(
     if decided is None:
         raise RequestError.of([f"nothing was decided yet in {journal.folder}: decide with a strategy first"])
     made = make_plan(host, decided, vmms=tuple(manager.vmms().values()))
+    if placement is None:
+        _still_holds(host, made.placement)
     return made.bound_to(journal, manager.applied)
+
+
+def _still_holds(host: Host, decided: Placement) -> None:
+    """A host may have changed since it was decided: CPUs gone, isolated, or given to two by two decisions."""
+    demands = tuple(Demand(spec=one.spec, pid=one.pid, start=one.start) for one in decided.guests)
+    broken = verify(PlacementRequest(host=host, demands=demands), decided)
+    if broken:
+        raise RequestError.of(
+            [f"what was decided does not hold any more: {one.message}; decide anew" for one in broken]
+        )
 
 
 def _able(guests: Sequence[Guest]) -> tuple[list[Guest], tuple[Unplaced, ...]]:

@@ -9,6 +9,7 @@ name and UUID, while a process number of an earlier boot means nothing.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -16,13 +17,14 @@ import attrs
 from kvmaff.binding.fields import Fields
 from kvmaff.binding.journal import DECIDED, Folder, Journal
 from kvmaff.binding.record import boot_id, pid_namespace
+from kvmaff.cpuset import CpuSet
 from kvmaff.errors import JournalError
-from kvmaff.guest.guest import Role
+from kvmaff.guest.guest import Guest, Role
 from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
 from kvmaff.kernel.scan import Proc
 from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
 
-__all__ = ["decided_text", "keep", "last_decided"]
+__all__ = ["decided_text", "keep", "last_decided", "same_guest"]
 
 _VERSION = 1
 
@@ -90,23 +92,44 @@ def keep(folder: Folder, placement: Placement) -> None:
         before = _from_data(json.loads(decided_text(folder) or "null")).guests
     except (ValueError, RecursionError):
         before = ()  # nothing, or nothing to believe
-    new = {(guest.pid, guest.start, guest.spec.name) for guest in placement.guests}
+    # another process may have the same name: only a decision for one that does not run goes by name
+    processes = {(guest.pid, guest.start) for guest in placement.guests if guest.pid is not None}
     names = {guest.spec.name for guest in placement.guests}
     others = [
         guest
         for guest in before
-        if (guest.pid, guest.start, guest.spec.name) not in new
-        and guest.spec.name not in names
-        and _lives(guest)
+        if (_lives(guest) and (guest.pid, guest.start) not in processes)
+        or (guest.pid is None and guest.spec.name not in names)
     ]
-    folder.put(
-        DECIDED, json.dumps(_to_data(attrs.evolve(placement, guests=(*placement.guests, *others)))) + "\n"
-    )
+    whole = attrs.evolve(placement, guests=(*placement.guests, *others))
+    folder.put(DECIDED, json.dumps(_to_data(whole)) + "\n")
+
+
+def same_guest(decided: GuestPlacement, guests: Sequence[Guest]) -> Guest | None:
+    """
+    Find the running guest that a decision is for.
+
+    Args:
+        decided: The decision for one guest.
+        guests: The guests that run.
+
+    Returns:
+        The very process while it runs; else the one proved guest of that name, and UUID where one was told: a guest to
+        come, or one that was started again.
+    """
+    proved = [guest for guest in guests if guest.verified]
+    for guest in proved:
+        if decided.pid is not None and (guest.pid, guest.start) == (decided.pid, decided.start):
+            return guest
+    named = [guest for guest in proved if guest.name == decided.spec.name]
+    if decided.spec.uuid is not None:
+        named = [guest for guest in named if guest.uuid == decided.spec.uuid]
+    return named[0] if len(named) == 1 else None
 
 
 def _lives(guest: GuestPlacement) -> bool:
     if guest.pid is None:
-        return True
+        return False
     with Proc() as proc:
         return any(task.tid == guest.pid and task.start == guest.start for task in proc.tasks([guest.pid]))
 
@@ -127,6 +150,7 @@ def _to_data(placement: Placement) -> dict[str, Any]:
                 "nodes": guest.nodes,
                 "score": attrs.asdict(guest.score),
                 "why": guest.why,
+                "owned": guest.owned.cpulist,
             }
         )
     return {
@@ -167,6 +191,7 @@ def _guest(fields: Fields, *, here: bool) -> GuestPlacement:
         nodes=fields.numbers("nodes"),
         score=Score(**{field.name: score.number(field.name) for field in attrs.fields(Score)}),
         why=fields.texts("why"),
+        owned=CpuSet.parse(fields.text("owned")),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from kvmaff.binding.decided import decided_text, keep
+from kvmaff.binding.decided import decided_text, keep, same_guest
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.order import Move, waves
 from kvmaff.binding.report import Report
@@ -57,6 +57,8 @@ class Plan:
         placement: The decision.
         changes: Threads whose masks differ; none where nothing does.
         absent: Names of decided guests that do not run.
+        homeless: vCPUs that run and for which no place was decided, a sentence each.
+        busy: CPUs that threads of other guests are bound to.
         vmms: VMMs to know beside the built-in ones.
         journal: Where the record that undoes it, and the decision, are kept; None for the default folder.
         applied: Told afterwards what was done; None for nobody.
@@ -66,6 +68,8 @@ class Plan:
     placement: Placement
     changes: tuple[Change, ...]
     absent: tuple[str, ...] = ()
+    homeless: tuple[str, ...] = ()
+    busy: CpuSet = attrs.field(factory=CpuSet)
     vmms: tuple[Vmm, ...] = ()
     journal: Journal | None = None
     applied: Callable[[Report], None] | None = None
@@ -115,6 +119,7 @@ class Plan:
             (self.journal or Journal()).locked(make=True) as folder,
             Transaction(folder, command, decided_text(folder)) as transaction,
         ):
+            before = decided_text(folder)
             for wave in ordered:
                 transaction.bind(wave)
             done = {(change.thread.tid, change.thread.start) for change in self.changes}
@@ -127,6 +132,8 @@ class Plan:
                     transaction.bind(wave)
                 done |= {(one.thread.tid, one.thread.start) for one in later}
             keep(folder, self.placement)
+            if decided_text(folder) != before:
+                transaction.note()  # a decision is undone, too, where no mask had to change
             report = transaction.report()
         if self.applied is not None:
             self.applied(report)
@@ -139,7 +146,13 @@ class Plan:
             for one in changes
         ]
         single = CpuSet.union_of(move.old for move in moves if len(move.old) == 1)
-        common = self.host.topology.online - self.host.isolated - CpuSet.union_of(owned.values()) - single
+        common = (
+            self.host.topology.online
+            - self.host.isolated
+            - CpuSet.union_of(owned.values())
+            - single
+            - self.busy
+        )
         return [
             [Wish.of(by_thread[move.thread].thread, by_thread[move.thread].seen, move.new) for move in wave]
             for wave in waves(moves, owned, common)
@@ -165,23 +178,41 @@ def make_plan(
         RequestError: A decided guest runs but its vCPUs cannot be told apart.
     """
     running = find_guests(host.root, vmms=vmms) if guests is None else guests
-    changes, absent, problems = [], [], []
+    changes, absent, problems, homeless, known = [], [], [], [], []
+    seen: set[int] = set()
     for decided in placement.guests:
-        guest = _running(decided, running)
-        if guest is None:
+        guest = same_guest(decided, running)
+        if guest is None or guest.pid in seen:
             absent.append(decided.spec.name)
+            known.append(decided)
             continue
+        seen.add(guest.pid)
+        known.append(attrs.evolve(decided, pid=guest.pid, start=guest.start))
         if guest.doubt:
             problems.append(f"guest {guest.name} (pid {guest.pid}): {guest.doubt}")
             continue
         for thread in guest.threads:
             to = _decided_for(decided, thread)
+            if to is None and thread.role is Role.VCPU:
+                homeless.append(
+                    f"guest {guest.name}: vCPU {thread.index} (thread {thread.tid}) has no decided place"
+                )
             if to is not None and thread.mask != to:
                 changes.append(Change(guest=decided.spec.name, thread=thread, seen=guest.seen, to=to))
     if problems:
         raise RequestError.of(problems)
+    others = [guest for guest in running if guest.pid not in seen]
+    bound = (
+        thread.mask for guest in others for thread in guest.threads if thread.mask and len(thread.mask) == 1
+    )
     return Plan(
-        host=host, placement=placement, changes=tuple(changes), absent=tuple(absent), vmms=tuple(vmms)
+        host=host,
+        placement=attrs.evolve(placement, guests=tuple(known)),
+        changes=tuple(changes),
+        absent=tuple(absent),
+        homeless=tuple(homeless),
+        busy=CpuSet.union_of(bound),
+        vmms=tuple(vmms),
     )
 
 
@@ -193,24 +224,14 @@ def owned_cpus(placed: GuestPlacement) -> CpuSet:
         placed: The guest's place.
 
     Returns:
-        Its vCPUs' where they are dedicated, and its emulator's where that has its own; else none.
+        What its strategy gave it alone, its vCPUs' where they are dedicated, its emulator's where that has its own.
     """
     if placed.spec.vcpu_policy is not VcpuPolicy.DEDICATED:
-        return CpuSet()
-    own = placed.vcpu_cpus
+        return placed.owned
+    own = placed.owned | placed.vcpu_cpus
     if placed.spec.emulator_policy is EmulatorPolicy.ISOLATE:
         own |= placed.cpus_of(Role.EMULATOR) or CpuSet()
     return own
-
-
-def _running(decided: GuestPlacement, guests: Sequence[Guest]) -> Guest | None:
-    proved = [guest for guest in guests if guest.verified]
-    if decided.pid is not None:
-        return next((one for one in proved if (one.pid, one.start) == (decided.pid, decided.start)), None)
-    named = [guest for guest in proved if guest.name == decided.spec.name]
-    if decided.spec.uuid is not None:
-        named = [guest for guest in named if guest.uuid == decided.spec.uuid]
-    return named[0] if len(named) == 1 else None
 
 
 def _decided_for(decided: GuestPlacement, thread: GuestThread) -> CpuSet | None:

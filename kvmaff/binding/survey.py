@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kvmaff.binding.decided import same_guest
 from kvmaff.binding.plan import owned_cpus
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest, Role
@@ -43,21 +44,29 @@ def demands_of(
     return demands + [Demand(spec=spec) for spec in to_come]
 
 
-def held_by(guests: Sequence[Guest], decided: Placement | None) -> list[Held]:
+def held_by(guests: Sequence[Guest], decided: Placement | None, placed: Sequence[Guest] = ()) -> list[Held]:
     """
     What guests outside a request hold.
 
     Args:
-        guests: The guests.
-        decided: What was decided last: a guest's reserved places are its own even before they are used.
+        guests: The guests that run and keep their CPUs.
+        decided: What was decided last: a guest's reserved places are its own before they are used, before the guest
+            runs, and when it is started again.
+        placed: The guests that run and are part of the request, whose old places do not count.
 
     Returns:
         What is theirs alone, and what they float over.
     """
     held = []
-    known = {(one.pid, one.start): one for one in (decided.guests if decided else ())}
+    known: dict[int, GuestPlacement] = {}
+    for one in decided.guests if decided else ():
+        found = same_guest(one, [*guests, *placed])
+        if found is not None:
+            known[found.pid] = one
+        elif owned_cpus(one):
+            held.append(Held(name=one.spec.name, cpus=owned_cpus(one), dedicated=True))
     for guest in guests:
-        own, floats = _held(guest, known.get((guest.pid, guest.start)))
+        own, floats = _held(guest, known.get(guest.pid))
         if own:
             held.append(Held(name=guest.name, cpus=own, dedicated=True))
         if floats - own:
@@ -72,7 +81,7 @@ def _held(guest: Guest, decided: GuestPlacement | None) -> tuple[CpuSet, CpuSet]
         return owned_cpus(decided), CpuSet.union_of(masks) | decided.cpus
     vcpus = [thread.mask or CpuSet() for thread in guest.vcpus]
     # somebody pinned each vCPU to a CPU of its own: they meant it
-    alone = len(vcpus) == len(set(vcpus)) and all(len(mask) == 1 for mask in vcpus)
+    alone = bool(vcpus) and len(vcpus) == len(set(vcpus)) and all(len(mask) == 1 for mask in vcpus)
     return CpuSet.union_of(vcpus) if alone else CpuSet(), CpuSet.union_of(masks)
 
 

@@ -159,6 +159,17 @@ class Transaction:
             self._drop()
             self._fail()
 
+    def note(self) -> None:
+        """
+        Write the record although no mask was changed: a decision was.
+
+        Raises:
+            JournalError: It cannot be written.
+        """
+        if not self._written:
+            self._folder.write(self._record)
+            self._written = True
+
     def report(self) -> Report:
         """
         What was done.

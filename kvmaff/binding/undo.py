@@ -156,6 +156,8 @@ def _refuse_if_covered(folder: Folder, record: Record) -> None:
         if number <= record.number:
             continue
         newer = folder.read(number)
+        if not newer.foreign and record.decided is not None and newer.decided is not None:
+            raise RequestError.of([f"record {number} decided later: undo it first"])
         if not newer.foreign and any(entry.pid in own for entry in newer.entries):
             raise RequestError.of(
                 [f"record {number} changed threads of the same process later: undo it first"]

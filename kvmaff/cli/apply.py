@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import attrs
 import click
 
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.report import Report
 from kvmaff.cli.common import finish_binding, json_option, state_option
 from kvmaff.cli.deciding import Asked, deciding_options
-from kvmaff.cli.plan import planned
+from kvmaff.cli.plan import planned, say_of
 
 __all__ = ["apply"]
 
@@ -32,9 +33,11 @@ def apply(asked: Asked, journal: Journal, *, as_json: bool) -> None:
     """
 
     def call() -> Report:
-        report = planned(asked, journal).apply()
+        made = planned(asked, journal)
+        report = made.apply()
         if not report.threads and not as_json:
-            click.echo("nothing to do: every thread is where it should be")
-        return report
+            click.echo("nothing to do: every decided thread is where it should be")
+        say_of(made)
+        return attrs.evolve(report, ok=report.ok and not made.homeless)
 
     finish_binding(call, as_json=as_json)

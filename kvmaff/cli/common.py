@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -23,6 +23,7 @@ __all__ = [
     "Group",
     "console",
     "finish_binding",
+    "json_errors",
     "json_option",
     "print_json",
     "root_option",
@@ -94,6 +95,26 @@ def console() -> Console:
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, width=160, color_system=None)
+
+
+@contextlib.contextmanager
+def json_errors(empty: dict[str, Any], *, as_json: bool) -> Iterator[None]:
+    """
+    Let a program that asked for JSON get JSON, also where there is no answer.
+
+    Args:
+        empty: The shape of the answer, without anything in it.
+        as_json: Whether JSON was asked for.
+
+    Returns:
+        A context manager; what is raised in it goes on, after ``errors`` was printed.
+    """
+    try:
+        yield
+    except KvmaffError as error:
+        if as_json:
+            print_json({**empty, "errors": str(error).splitlines()})
+        raise
 
 
 def say(message: str) -> None:

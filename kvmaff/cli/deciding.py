@@ -14,7 +14,7 @@ from kvmaff.api import DEFAULT_STRATEGY, place
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import root_option, say
 from kvmaff.errors import PlacementImpossible
-from kvmaff.formats.matching import specs_for
+from kvmaff.formats.matching import means, specs_for
 from kvmaff.formats.specs import SpecEntry, read_specs
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
@@ -162,26 +162,25 @@ def _named(
     running: tuple[Guest, ...], entries: tuple[SpecEntry, ...], names: tuple[str, ...]
 ) -> tuple[list[Guest], tuple[SpecEntry, ...]]:
     """The guests that are meant, and the entries for them; a name may be that of a guest to come."""
-    if not names:
-        return list(running), entries
-    to_come = {entry.name: entry for entry in entries if entry.exact and entry.name}
-    guests: list[Guest] = []
-    kept: list[SpecEntry] = []
+    meant = {entry: [guest for guest in running if means(entry, guest)] for entry in entries}
+    to_come = {entry.name for entry, found in meant.items() if entry.exact and entry.name and not found}
+    guests = list(running) if not names else []
     for name in dict.fromkeys(names):
-        if name in to_come and not any(guest.name == name for guest in running):
-            kept.append(to_come[name])
-        else:
+        if name not in to_come:
             guests.append(select_guest(running, name))
-    kept += [
+    if not names:
+        # what cannot be told apart keeps its CPUs and stops nobody else
+        for guest in [one for one in guests if one.verified and one.doubt]:
+            say(f"guest {guest.name} (pid {guest.pid}) keeps its CPUs: {guest.doubt}")
+            guests.remove(guest)
+    kept = [
         entry
-        for entry in entries
-        if entry not in kept and not (entry.exact and entry.name and _idle(entry, guests))
+        for entry, found in meant.items()
+        if not entry.exact
+        or (found and any(guest in guests for guest in found))
+        or (not found and (not names or entry.name in names))
     ]
     return guests, tuple(kept)
-
-
-def _idle(entry: SpecEntry, guests: list[Guest]) -> bool:
-    return not any(entry.name == guest.name for guest in guests)
 
 
 def _has_proc(root: str) -> bool:

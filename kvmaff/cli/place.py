@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from kvmaff.binding.journal import Journal
-from kvmaff.cli.common import console, json_option, print_json, say, state_option
+from kvmaff.cli.common import console, json_errors, json_option, print_json, say, state_option
 from kvmaff.cli.deciding import Asked, decide, deciding_options, root_option
 from kvmaff.formats.plain import placement_data
 from kvmaff.report.hostmap import host_map, placement_table
@@ -31,7 +33,9 @@ def place(asked: Asked, root: str, journal: Journal, *, as_json: bool) -> None:
       kvmaff place web --strategy isolated
       kvmaff place --spec guests.toml --root ./recorded-machine
     """
-    found = decide(asked, journal, root)
+    empty: dict[str, Any] = {"strategy": asked.strategy, "guests": [], "unplaced": []}
+    with json_errors(empty, as_json=as_json):
+        found = decide(asked, journal, root)
     if as_json:
         print_json(placement_data(found.placement, found.unplaced, found.strategy))
     elif found.placement is None or not found.placement.guests:

@@ -7,7 +7,7 @@ import click
 from kvmaff.api import plan as make_plan
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.plan import Plan
-from kvmaff.cli.common import console, json_option, print_json, say, state_option
+from kvmaff.cli.common import console, json_errors, json_option, print_json, say, state_option
 from kvmaff.cli.deciding import Asked, decide, deciding_options
 from kvmaff.errors import PlacementImpossible
 from kvmaff.formats.plain import plan_data
@@ -15,7 +15,7 @@ from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import read_host
 from kvmaff.report.tables import plan_table
 
-__all__ = ["plan", "planned"]
+__all__ = ["plan", "planned", "say_of"]
 
 
 def planned(asked: Asked, journal: Journal) -> Plan:
@@ -63,12 +63,29 @@ def plan(asked: Asked, journal: Journal, *, as_json: bool) -> None:
       kvmaff plan --strategy numa
       kvmaff plan web --strategy isolated --json
     """
-    made = planned(asked, journal)
+    with json_errors({"strategy": asked.strategy, "changes": []}, as_json=as_json):
+        made = planned(asked, journal)
     if as_json:
         print_json(plan_data(made))
     elif made:
         console().print(plan_table(made))
+    elif made.placement.guests and not made.homeless:
+        click.echo("nothing to do: every decided thread is where it should be")
     else:
-        click.echo("nothing to do: every thread is where it should be")
+        click.echo("nothing to do")
+    say_of(made)
+    if made.homeless:
+        raise click.exceptions.Exit(1)
+
+
+def say_of(made: Plan) -> None:
+    """
+    Say what a plan cannot do anything about.
+
+    Args:
+        made: The plan.
+    """
     for name in made.absent:
         say(f"guest {name} was decided and does not run")
+    for text in made.homeless:
+        say(f"{text}; decide anew, with max_vcpus in its spec")

@@ -59,9 +59,13 @@ def undo(
         return
 
     def call() -> Report:
+        before = len(list_records(journal))
         report = undo_record(record, journal=journal, force=force)
         if not report.threads and not as_json:
-            click.echo("nothing to undo")
+            undone = len(list_records(journal)) < before
+            click.echo(
+                "the decision is taken back; no mask had been changed" if undone else "nothing to undo"
+            )
         return report
 
     finish_binding(call, as_json=as_json)

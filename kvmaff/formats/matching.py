@@ -24,7 +24,7 @@ from kvmaff.guest.guest import Guest, Role
 from kvmaff.guest.spec import MAX_VCPUS, GuestSpec, VcpuPolicy
 from kvmaff.kernel.text import printable
 
-__all__ = ["MatchedSpecs", "specs_for"]
+__all__ = ["MatchedSpecs", "means", "specs_for"]
 
 _COMM = 15
 """The kernel cuts a thread's name to so many bytes."""
@@ -80,7 +80,7 @@ def specs_for(
         if not wrong:
             running.append((guest, GuestSpec(**values)))
     for entry in known:
-        meant = [guest for guest in present if _means(entry, guest)]
+        meant = [guest for guest in present if means(entry, guest)]
         if meant:
             problems += _several(entry, meant)
         elif entry.name is None or not entry.exact or entry.vcpus is None:
@@ -98,7 +98,17 @@ def specs_for(
     return MatchedSpecs(running=tuple(running), to_come=tuple(to_come), warnings=tuple(warnings))
 
 
-def _means(entry: SpecEntry, guest: Guest) -> bool:
+def means(entry: SpecEntry, guest: Guest) -> bool:
+    """
+    Whether an entry is for a guest.
+
+    Args:
+        entry: The entry.
+        guest: The guest.
+
+    Returns:
+        True where its UUID, else its name or pattern, is the guest's.
+    """
     if entry.uuid is not None:
         return entry.uuid == guest.uuid
     if entry.exact:
@@ -108,7 +118,7 @@ def _means(entry: SpecEntry, guest: Guest) -> bool:
 
 def _best(entries: Sequence[SpecEntry], guest: Guest) -> list[SpecEntry]:
     """Find the entry for a guest, and those with the same right to it; patterns give way in order."""
-    found = [entry for entry in entries if _means(entry, guest)]
+    found = [entry for entry in entries if means(entry, guest)]
     return [entry for entry in found if entry.exact] or found[:1]
 
 
@@ -157,7 +167,7 @@ def _running(
         wrong.append(("iothreads", why))
     values = {
         "vcpu_policy": default,
-        "max_vcpus": max(count, top, inside),
+        "max_vcpus": max(count, top, inside, guest.max_vcpus or 0),
         **said,
         "name": guest.name,
         "uuid": guest.uuid,

@@ -151,6 +151,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
             for change in plan.changes
         ],
         "absent": list(plan.absent),
+        "homeless": list(plan.homeless),
     }
 
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
 from kvmaff.guest.proof import UNKNOWN_VMM, Evidence, examine
+from kvmaff.guest.spec import MAX_VCPUS
 from kvmaff.guest.vmm import BUILTIN, QEMU, Vmm, roles_of
 from kvmaff.kernel.scan import PF_KTHREAD, Proc, Task, Tasks
 from kvmaff.kernel.text import printable
@@ -105,6 +106,7 @@ def _guest(
         why=evidence.why,
         doubt=_doubt(evidence, threads, pid),
         threads=tuple(threads),
+        max_vcpus=_max_vcpus(words),
     )
 
 
@@ -151,6 +153,17 @@ def _name(words: Sequence[bytes], vmm: Vmm) -> str | None:
         if key == b"guest":
             name = value
     return printable(name.replace(b"\0", b",")) or None
+
+
+def _max_vcpus(words: Sequence[bytes]) -> int | None:
+    """Return QEMU's ``-smp …,maxcpus=N``; several options merge, the last one wins."""
+    found = None
+    for word, following in pairwise(words):
+        if word in (b"-smp", b"--smp"):
+            for part in following.split(b","):
+                match = re.fullmatch(rb"maxcpus=([0-9]{1,4})", part)
+                found = int(match[1]) if match and 0 < int(match[1]) <= MAX_VCPUS else found
+    return found
 
 
 def _uuid(words: Sequence[bytes]) -> str | None:

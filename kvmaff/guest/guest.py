@@ -71,6 +71,7 @@ class Guest:
         verified: Whether it is proved to be a guest.
         why: What proof is missing; None where it is verified.
         doubt: Why its roles are not certain, so that only all its threads can be named; None where they are.
+        max_vcpus: How many vCPUs it may have, as its command line says; None where that does not say.
         threads: Its threads; vCPUs, emulator, IOThreads, vhost, others, each in order.
     """
 
@@ -85,6 +86,7 @@ class Guest:
     why: str | None
     doubt: str | None
     threads: tuple[GuestThread, ...]
+    max_vcpus: int | None = None
 
     @property
     def vcpus(self) -> tuple[GuestThread, ...]:

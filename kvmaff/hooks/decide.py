@@ -7,6 +7,7 @@ a part of an answer (PlacementImpossible with the places of the others) no more 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -79,7 +80,8 @@ def decide(
     answer: object = None
     with blamed(origin, f"strategy {name!r} failed"):
         try:
-            answer = strategy.place(asked)
+            # a copy: what the answer is verified against must not be in the strategy's hands
+            answer = strategy.place(copy.deepcopy(asked))
         except PlacementImpossible as error:
             impossible = error
     if impossible is None:

@@ -222,8 +222,11 @@ class Case:
             self._wrong(name, "nodes", nodes, "a tuple of node numbers")
             nodes = None
         score = _field(guest, "score")
-        if type(score) is not Score or any(type(_field(score, level)) is not int for level in _SCORE):
-            self._wrong(name, "score", score, "a Score of integers")
+        if type(score) is not Score or any(not _is_number(_field(score, level), 1 << 62) for level in _SCORE):
+            self._wrong(name, "score", score, "a Score of integers from 0")
+        owned = _field(guest, "owned")
+        if type(owned) is not CpuSet or type(_field(owned, "_bits")) is not int:
+            self._wrong(name, "owned", owned, "a CpuSet")
         why = _field(guest, "why")
         if type(why) is not tuple or any(type(sentence) is not str for sentence in why):
             self._wrong(name, "why", why, "a tuple of str")

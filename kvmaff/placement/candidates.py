@@ -17,7 +17,7 @@ from kvmaff.guest.spec import GuestSpec, ThreadPolicy, VcpuPolicy
 from kvmaff.placement.board import WHOLE, Board
 from kvmaff.placement.objective import Grain, Objective
 from kvmaff.placement.placement import Score
-from kvmaff.placement.splits import Split, memory_of, splits
+from kvmaff.placement.splits import Split, memory_needed, splits
 
 __all__ = ["Candidate", "Wants", "candidates", "capacity", "overcommitted"]
 
@@ -121,7 +121,7 @@ def capacity(board: Board, wants: Wants) -> dict[int, int]:
 
 
 def candidates(
-    board: Board, spec: GuestSpec, wants: Wants, objective: Objective, *, memory: bool
+    board: Board, spec: GuestSpec, wants: Wants, objective: Objective, *, memory: bool, wide: bool = False
 ) -> Iterator[Candidate]:
     """
     Find the places that a guest could take.
@@ -132,18 +132,22 @@ def candidates(
         wants: The same in the fit's terms.
         objective: What is wanted.
         memory: Whether its memory is still to be found.
+        wide: Also share the vCPUs among more nodes than they need, for the memory's sake.
 
     Returns:
         Candidates, deterministic in kind and order; none where it does not fit.
     """
     room = capacity(board, wants)
-    for split in splits(board, spec, wants.vcpus, room):
-        needed = memory_of(spec, split) if memory else {}
-        if any(board.memory.get(node, amount) < amount for node, amount in needed.items()):
-            continue
+    for split in splits(board, spec, wants.vcpus, room, unit=wants.unit, wide=wide):
         found = _place(board, spec, wants, objective, split)
-        if found is not None:
+        if found is not None and (not memory or _remembers(board, spec, found)):
             yield found
+
+
+def _remembers(board: Board, spec: GuestSpec, found: Candidate) -> bool:
+    """Whether the nodes of a place have the memory that it needs there."""
+    needed = memory_needed(board, spec, found.cpus, found.nodes)
+    return all(board.memory.get(node, amount) >= amount for node, amount in needed.items())
 
 
 def overcommitted(board: Board, spec: GuestSpec, pool: CpuSet, *, memory: bool) -> Candidate | None:
@@ -187,16 +191,17 @@ def overcommitted(board: Board, spec: GuestSpec, pool: CpuSet, *, memory: bool) 
         left=0,
         **_loads(board, spec, cpus, counts, groups),
     )
-    return Candidate(
+    found = Candidate(
         order=tuple(inside[node].first for node in node_of), nodes=node_of, cpus=cpus, score=score
     )
+    return found if not memory or _remembers(board, spec, found) else None
 
 
 def _place(
     board: Board, spec: GuestSpec, wants: Wants, objective: Objective, split: Split
 ) -> Candidate | None:
     counts: dict[int, int] = {}
-    for node, count, _ in split:
+    for node, count in split:
         counts[node] = counts.get(node, 0) + count
     pools: dict[int, list[int]] = {}
     shared = broken = 0
@@ -204,7 +209,7 @@ def _place(
         shape = board.shape[node]
         if count % wants.unit:
             return None
-        if objective.balance and not wants.whole and wants.unit == 1:
+        if objective.balance:
             taken = _balanced(board, node, wants, count)
             if taken is None:
                 return None
@@ -221,7 +226,7 @@ def _place(
                 return None
             pools[node] = list(fit.order)
     # each vCPU in turn takes the next PU of its node: cells say which node, else nodes come one after another
-    node_of = [node for node, count, _ in split for _ in range(count)]
+    node_of = [node for node, count in split for _ in range(count)]
     if spec.cells:
         numbers = [vcpu for cell in spec.cells for vcpu in cell.vcpus]
         node_of = [node for _, node in sorted(zip(numbers, node_of, strict=True))]
@@ -252,6 +257,9 @@ def _place(
         shared_cores=shared,
         broken_cores=broken,
         left=left,
+        node_left=sum(
+            len((node.cpus & wants.free) - chosen) for node in board.nodes if node.number in counts
+        ),
         **_loads(board, spec, cpus, counts, groups),
     )
     return Candidate(order=order, nodes=tuple(node_of), cpus=cpus, score=score)
@@ -274,7 +282,11 @@ def _balanced(board: Board, node: int, wants: Wants, count: int) -> list[int] | 
         core_load[number] = board.weight(cpus)
         group_load[group] += core_load[number]
         size[group] += len(cpus)
-        open_pus[number] = sorted(CpuSet.from_bits(core & free), key=lambda cpu: (board.load[cpu], cpu))
+        pus = sorted(CpuSet.from_bits(core & free), key=lambda cpu: (board.load[cpu], cpu))
+        if wants.whole and len(pus) < len(cpus):
+            pus = []
+        most = min(len(pus), wants.per_core or len(pus))
+        open_pus[number] = pus[: most - most % wants.unit]
 
     def rank(number: int) -> tuple[int, int, int]:
         group = shape.groups[number]
@@ -289,9 +301,10 @@ def _balanced(board: Board, node: int, wants: Wants, count: int) -> list[int] | 
         if now != old:  # its group was loaded since
             heapq.heappush(heap, (now, number))
             continue
-        taken.append(open_pus[number].pop(0))
-        core_load[number] += WHOLE
-        group_load[shape.groups[number]] += WHOLE
+        taken += open_pus[number][: wants.unit]
+        del open_pus[number][: wants.unit]
+        core_load[number] += WHOLE * wants.unit
+        group_load[shape.groups[number]] += WHOLE * wants.unit
         if open_pus[number]:
             heapq.heappush(heap, (rank(number), number))
     return taken if len(taken) == count else None

@@ -21,6 +21,7 @@ class Level(enum.StrEnum):
     BROKEN_CORES = "broken_cores"
     LOAD = "load"
     LEFT = "left"
+    NODE_LEFT = "node_left"
     NODE_LOAD = "node_load"
     L3_LOAD = "l3_load"
     CORE_LOAD = "core_load"

@@ -40,6 +40,7 @@ class Score:
         shared_cores: Cores used that others use too.
         broken_cores: Cores of which a part is used.
         load: vCPUs on the busiest PU used, in thousandths.
+        node_left: Free PUs left over in the nodes used.
         left: Free PUs left over in the L3 groups used.
         node_load: vCPUs of all guests on the busiest node used, in thousandths of its PUs.
         l3_load: The same for the busiest L3 group used.
@@ -56,6 +57,7 @@ class Score:
     node_load: int = 0
     l3_load: int = 0
     core_load: int = 0
+    node_left: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +73,7 @@ class GuestPlacement:
         nodes: The NUMA nodes that its vCPUs use, ascending.
         score: What it costs.
         why: Why this place, a sentence each.
+        owned: CPUs that nobody else may use: its dedicated PUs, its emulator's own, siblings that are kept empty.
     """
 
     spec: GuestSpec
@@ -80,6 +83,7 @@ class GuestPlacement:
     nodes: tuple[int, ...]
     score: Score
     why: tuple[str, ...] = ()
+    owned: CpuSet = attrs.field(factory=CpuSet)
 
     def cpus_of(self, role: Role, index: int | None = None) -> CpuSet | None:
         """

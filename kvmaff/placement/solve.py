@@ -83,6 +83,14 @@ class _Search:
     def take(self, demand: Demand) -> None:
         """Place one guest, or note why it has no place."""
         spec = demand.spec
+        told = {node.number for node in self.request.host.topology.nodes}
+        away = [node for node in spec.device_nodes if told and node not in told]
+        if away:
+            have = ", ".join(map(str, sorted(told)))
+            self._refuse(
+                demand, f"its device is on NUMA node {away[0]}, which this host has not; it has {have}"
+            )
+            return
         shared = spec.vcpu_policy is VcpuPolicy.SHARED
         best = self._best_shared(demand) if shared else self._best_dedicated(demand)
         if isinstance(best, tuple):
@@ -108,7 +116,7 @@ class _Search:
                 return
             self.board.own(owned, spec.name)
         if demand.pid is None:
-            for node, amount in memory_needed(spec, best.nodes).items():
+            for node, amount in memory_needed(self.board, spec, best.cpus, best.nodes).items():
                 if node in self.board.memory:
                     self.board.memory[node] -= amount
         self.taken.append(_Taken(demand=demand, candidate=best, extra=extra))
@@ -173,13 +181,18 @@ class _Search:
         shared = spec.vcpu_policy is VcpuPolicy.SHARED
         if vcpus < spec.max_vcpus and spec.cells:
             return None  # more vCPUs than CPUs: each cell floats over a node of its own
-        for wants in Wants.of(spec, self.objective, free=free, reach=reach, vcpus=vcpus):
-            found = candidates(self.board, spec, wants, self.objective, memory=demand.pid is None)
-            best = min(
-                found, key=lambda one: (self.objective.key(one.score, shared=shared), one.order), default=None
-            )
-            if best is not None:
-                return best
+        memory = demand.pid is None
+        ways = Wants.of(spec, self.objective, free=free, reach=reach, vcpus=vcpus)
+        for wide in (False, True) if memory and spec.memory_bytes else (False,):
+            for wants in ways:
+                found = candidates(self.board, spec, wants, self.objective, memory=memory, wide=wide)
+                best = min(
+                    found,
+                    key=lambda one: (self.objective.key(one.score, shared=shared), one.order),
+                    default=None,
+                )
+                if best is not None:
+                    return best
         return None
 
     def _owned(self, spec: GuestSpec, candidate: Candidate) -> CpuSet:
@@ -220,6 +233,7 @@ class _Search:
 
     def _finish(self, taken: _Taken) -> GuestPlacement | None:
         demand, candidate, spec = taken.demand, taken.candidate, taken.demand.spec
+        shared = spec.vcpu_policy is VcpuPolicy.SHARED
         if taken.extra is not None:
             others = taken.extra
         elif self._emulator(spec) is EmulatorPolicy.HOUSEKEEPING:
@@ -248,6 +262,7 @@ class _Search:
             threads=tuple(threads),
             nodes=tuple(sorted(nodes)),
             score=candidate.score,
+            owned=CpuSet() if shared else self._owned(spec, candidate) | (taken.extra or CpuSet()),
         )
 
     def _vcpus(self, spec: GuestSpec, candidate: Candidate) -> list[CpuSet]:

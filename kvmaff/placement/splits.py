@@ -14,19 +14,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 
+from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import GuestSpec
 from kvmaff.placement.board import Board
 
-__all__ = ["Split", "memory_needed", "memory_of", "splits"]
+__all__ = ["Split", "memory_needed", "splits"]
 
 _EXHAUSTIVE_NODES = 10
 _EXHAUSTIVE_CELLS = 4096
 
-Split = tuple[tuple[int, int, int], ...]
-"""(node, vCPUs there, bytes of memory that cells put there) for each node used."""
+Split = tuple[tuple[int, int], ...]
+"""(node, vCPUs there) for each node used, or for each cell."""
 
 
-def splits(board: Board, spec: GuestSpec, vcpus: int, room: Mapping[int, int]) -> Iterator[Split]:
+def splits(
+    board: Board, spec: GuestSpec, vcpus: int, room: Mapping[int, int], *, unit: int = 1, wide: bool = False
+) -> Iterator[Split]:
     """
     Find the ways to share a guest's vCPUs among NUMA nodes.
 
@@ -35,6 +38,8 @@ def splits(board: Board, spec: GuestSpec, vcpus: int, room: Mapping[int, int]) -
         spec: What the guest needs.
         vcpus: How many places.
         room: How many each node can take.
+        unit: Each node takes a multiple of this.
+        wide: Also use more nodes than the vCPUs alone need, and share evenly: memory may want that.
 
     Returns:
         Splits, deterministic in kind and order.
@@ -43,25 +48,42 @@ def splits(board: Board, spec: GuestSpec, vcpus: int, room: Mapping[int, int]) -
         yield from _cell_splits(board, spec, room)
         return
     seen = set()
-    for nodes in _node_sets(board, vcpus, room):
-        for partial in nodes:
-            counts = {node: room[node] for node in nodes}
-            counts[partial] = vcpus - sum(room[node] for node in nodes if node != partial)
-            if not 0 < counts[partial] <= room[partial]:
-                continue
-            split = tuple((node, counts[node], 0) for node in nodes)
-            if split not in seen:
+    for nodes in _node_sets(board, vcpus, room, wide=wide):
+        shares = [_corner(nodes, room, vcpus, partial) for partial in nodes]
+        if wide:
+            shares.append(_even(nodes, room, vcpus, unit))
+        for counts in shares:
+            split = tuple((node, counts[node]) for node in nodes if counts.get(node))
+            if split not in seen and sum(count for _, count in split) == vcpus:
                 seen.add(split)
                 yield split
 
 
-def _node_sets(board: Board, vcpus: int, room: Mapping[int, int]) -> Iterator[tuple[int, ...]]:
-    """Sets of nodes that hold the guest and of which none can be left out."""
+def _corner(nodes: Sequence[int], room: Mapping[int, int], vcpus: int, partial: int) -> dict[int, int]:
+    """All nodes filled but one, which takes the rest; nothing where that is no split."""
+    counts = {node: room[node] for node in nodes}
+    counts[partial] = vcpus - sum(room[node] for node in nodes if node != partial)
+    return counts if 0 < counts[partial] <= room[partial] else {}
+
+
+def _even(nodes: Sequence[int], room: Mapping[int, int], vcpus: int, unit: int) -> dict[int, int]:
+    """As even as units and room allow."""
+    counts = dict.fromkeys(nodes, 0)
+    for _ in range(vcpus // unit):
+        able = [node for node in nodes if counts[node] + unit <= room[node]]
+        if not able:
+            return {}
+        counts[min(able, key=lambda node: (counts[node], node))] += unit
+    return counts
+
+
+def _node_sets(board: Board, vcpus: int, room: Mapping[int, int], *, wide: bool) -> Iterator[tuple[int, ...]]:
+    """Sets of nodes that hold the guest and, unless wide, of which none can be left out."""
     able = [node for node, count in room.items() if count]
 
     def least(nodes: Sequence[int]) -> bool:
         total = sum(room[node] for node in nodes)
-        return total >= vcpus and all(total - room[node] < vcpus for node in nodes)
+        return total >= vcpus and (wide or all(total - room[node] < vcpus for node in nodes))
 
     if len(able) <= _EXHAUSTIVE_NODES:
         for size in range(1, len(able) + 1):
@@ -96,14 +118,10 @@ def _cell_splits(board: Board, spec: GuestSpec, room: Mapping[int, int]) -> Iter
         maps = (_nearest_cells(board, spec, room, seed) for seed in able)
     for chosen in maps:
         counts = dict.fromkeys(chosen, 0)
-        memory = dict.fromkeys(chosen, 0)
         for node, cell in zip(chosen, cells, strict=False):
             counts[node] += len(cell.vcpus)
-            memory[node] += cell.memory_bytes
         if len(chosen) == len(cells) and all(counts[node] <= room[node] for node in counts):
-            yield tuple(
-                (node, len(cell.vcpus), cell.memory_bytes) for node, cell in zip(chosen, cells, strict=True)
-            )
+            yield tuple((node, len(cell.vcpus)) for node, cell in zip(chosen, cells, strict=True))
 
 
 def _nearest_cells(board: Board, spec: GuestSpec, room: Mapping[int, int], seed: int) -> tuple[int, ...]:
@@ -119,40 +137,27 @@ def _nearest_cells(board: Board, spec: GuestSpec, room: Mapping[int, int], seed:
     return tuple(chosen)
 
 
-def memory_of(spec: GuestSpec, split: Split) -> dict[int, int]:
+def memory_needed(board: Board, spec: GuestSpec, cpus: CpuSet, nodes: Sequence[int]) -> dict[int, int]:
     """
-    The memory that a split needs on each node.
+    The memory that a place needs on each node; verify counts it the same way.
 
     Args:
+        board: The host so far.
         spec: What the guest needs.
-        split: Its vCPUs by node.
-
-    Returns:
-        Bytes by node number.
-    """
-    needed: dict[int, int] = {}
-    total = sum(count for _, count, _ in split)
-    for node, count, own in split:
-        share = (
-            own if any(cell.memory_bytes for cell in spec.cells) else -(-spec.memory_bytes * count // total)
-        )
-        needed[node] = needed.get(node, 0) + share
-    return needed
-
-
-def memory_needed(spec: GuestSpec, nodes: Sequence[int]) -> dict[int, int]:
-    """
-    The memory that a place needs on each node.
-
-    Args:
-        spec: What the guest needs.
+        cpus: All CPUs of its vCPUs.
         nodes: Node number of each vCPU.
 
     Returns:
-        Bytes by node number: a cell's on its node, else spread by vCPUs.
+        Bytes by node number: a cell's on its node; else spread by the CPUs in each node, rounded up.
     """
+    needed: dict[int, int] = {}
     if any(cell.memory_bytes for cell in spec.cells):
-        split = tuple((nodes[cell.vcpus[0]], len(cell.vcpus), cell.memory_bytes) for cell in spec.cells)
-    else:
-        split = tuple((node, nodes.count(node), 0) for node in sorted(set(nodes)))
-    return memory_of(spec, split)
+        for cell in spec.cells:
+            node = nodes[cell.vcpus[0]]
+            needed[node] = needed.get(node, 0) + cell.memory_bytes
+        return needed
+    for one in board.nodes:
+        count = len(one.cpus & cpus)
+        if count:
+            needed[one.number] = -(-spec.memory_bytes * count // len(cpus))
+    return needed

@@ -21,10 +21,16 @@ from kvmaff.placement.placement import GuestPlacement, Placement
 
 __all__ = ["host_map", "placement_table"]
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _MANY = "+"
 _FREE = "."
-_LEGEND = f"upper case: dedicated   {_MANY} several guests   {_FREE} free   : free and isolated   - offline"
+_KEPT = "x"
+_OTHERS = "e"
+_LETTERS = "abcdfghijklmnopqrstuvwyz"  # without those two
+_LEGEND = (
+    f"upper case: dedicated   {_MANY} several guests   * a guest beyond the {len(_LETTERS)}th   "
+    f"{_KEPT} kept empty, or an emulator's own   {_OTHERS} other threads   {_FREE} free   "
+    ": free and isolated   - offline"
+)
 
 
 def host_map(host: Host, placement: Placement) -> Text:
@@ -100,6 +106,10 @@ def _cell(cpu: int, guests: Sequence[GuestPlacement], letters: dict[str, str], h
         return "-"
     here = [guest for guest in guests if cpu in guest.vcpu_cpus]
     if not here:
+        if any(cpu in guest.owned for guest in guests):
+            return _KEPT
+        if any(cpu in guest.cpus for guest in guests):
+            return _OTHERS
         return ":" if cpu in host.isolated else _FREE
     if len(here) > 1:
         return _MANY

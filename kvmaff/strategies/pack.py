@@ -20,6 +20,7 @@ _LEVELS = (
     Level.SHARED_CORES,
     Level.BROKEN_CORES,
     Level.LEFT,
+    Level.NODE_LEFT,
 )
 _OBJECTIVE = Objective(name="pack", levels=_LEVELS, shared_levels=_LEVELS)
 

@@ -86,9 +86,8 @@ def test_shared_guests(host: Host, journal: Journal, plugins: PluginManager, str
         assert not kvmaff.plan(host, plugins=plugins)  # what was decided is kept
         assert undo(journal=journal).ok
         assert before == masks_of(look())
-        if report.threads:  # what changed nothing left nothing to undo, and is still decided
-            with pytest.raises(RequestError, match="nothing was decided"):
-                kvmaff.plan(host, plugins=plugins)
+        with pytest.raises(RequestError, match="nothing was decided"):
+            kvmaff.plan(host, plugins=plugins)
 
 
 def test_dedicated_guests(host: Host, journal: Journal, plugins: PluginManager) -> None:
@@ -207,6 +206,89 @@ def test_the_decision_of_others_stays(host: Host, journal: Journal, plugins: Plu
         assert decided is not None
         assert {"vm0", "vm1"} == {guest.spec.name for guest in decided.guests}
         assert not kvmaff.plan(host, plugins=plugins)
+
+
+def test_a_guest_to_come_keeps_its_place(host: Host, journal: Journal, plugins: PluginManager) -> None:
+    """What was decided for a guest that does not run is nobody else's meanwhile."""
+    spec = kvmaff.GuestSpec(name="late", vcpus=1, vcpu_policy=VcpuPolicy.DEDICATED)
+    request = kvmaff.PlacementRequest(host=host, demands=(kvmaff.Demand(spec=spec),))
+    late = plugins.decide(request, "pack", None)
+    kvmaff.plan(host, late, plugins=plugins).apply()
+    with microvms(1, plugins=plugins) as look:
+        placement = kvmaff.place(host, look(), "pack", dedicated=True, plugins=plugins)
+        assert placement.guests[0].cpus.isdisjoint(late.guests[0].vcpu_cpus)
+        with (
+            pytest.raises(RequestError, match="record 2 decided later")
+            if journal.exists()
+            else contextlib.nullcontext()
+        ):
+            kvmaff.plan(host, placement, plugins=plugins).apply()
+            undo(1, journal=journal)
+        decided = last_decided(journal)
+        assert decided is not None
+        assert {"late", "vm0"} == {guest.spec.name for guest in decided.guests}
+        while list_records(journal):
+            assert undo(journal=journal).ok
+        assert last_decided(journal) is None
+
+
+def test_guests_of_one_name_keep_their_decisions(
+    host: Host, journal: Journal, plugins: PluginManager
+) -> None:
+    """Deciding for one of two guests of the same name forgets nothing of the other."""
+    with (
+        Microvm.start("twin", mode=Mode.HALT) as one,
+        Microvm.start("twin", mode=Mode.HALT) as two,
+    ):
+        for vmm in vouch([one, two]):
+            plugins.register(PinnedHere(vmm), "vouched")
+        vmms = tuple(plugins.vmms().values())
+        guests = find_guests(vmms=vmms, pids=[one.pid, two.pid])
+        for guest in guests:
+            others = [other for other in guests if other is not guest]
+            placement = kvmaff.place(host, [guest], "numa", others=others, plugins=plugins)
+            make_plan(host, placement, vmms=vmms, guests=guests).bound_to(journal, lambda _: None).apply()
+        decided = last_decided(journal)
+        assert decided is not None
+        assert {one.pid, two.pid} == {guest.pid for guest in decided.guests}
+
+
+@needs_qemu
+def test_a_vcpu_without_a_place_is_said(
+    qemu: Callable[..., Qemu], host: Host, plugins: PluginManager, state_dir: Path
+) -> None:
+    """A vCPU of a dedicated guest that nobody decided for is named by plan, not passed over."""
+    started = qemu("more,debug-threads=on", accel="tcg", vcpus=2)
+    (guest,) = find_guests(pids=[started.pid])
+    spec = kvmaff.GuestSpec(name="more", vcpus=1, vcpu_policy=VcpuPolicy.DEDICATED, iothreads=("io1",))
+    request = kvmaff.PlacementRequest(
+        host=host, demands=(kvmaff.Demand(spec=spec, pid=guest.pid, start=guest.start),)
+    )
+    plan = make_plan(host, plugins.decide(request, "pack", None), guests=[guest])
+    (said,) = plan.homeless
+    assert "vCPU 1" in said
+    assert not state_dir.exists()
+
+
+def test_a_decision_that_does_not_hold_any_more(
+    host: Host, journal: Journal, plugins: PluginManager, state_dir: Path
+) -> None:
+    """A kept decision that breaks a rule by now is refused with what is wrong, before anything is bound."""
+    with microvms(1, plugins=plugins) as look:
+        before = masks_of(look())
+        placement = kvmaff.place(host, look(), "pack", dedicated=True, plugins=plugins)
+        kvmaff.plan(host, placement, plugins=plugins).apply()
+        assert undo(journal=journal).ok
+        assert before == masks_of(look())
+        kvmaff.plan(host, placement, plugins=plugins).apply()
+        file = state_dir / "decided.json"
+        cpu = str(placement.guests[0].vcpu_cpus)
+        data = json.loads(file.read_text())
+        assert cpu == data["guests"][0]["threads"][0]["cpus"]
+        data["guests"][0]["threads"][0]["cpus"] = "4000"
+        file.write_text(json.dumps(data))
+        with pytest.raises(RequestError, match="does not hold any more.*4000"):
+            kvmaff.plan(host, plugins=plugins)
 
 
 def test_the_decision_survives_its_file(

@@ -150,7 +150,7 @@ def put(whole: Any, path: tuple[str, ...], value: object) -> Any:
 def _right(field: str, value: object) -> bool:
     """Whether it may stand there after all, as far as its type goes."""
     return (
-        (field == "distance" and type(value) is int)
+        (field == "distance" and type(value) is int and 0 <= value < 1 << 62)
         or (field == "strategy" and type(value) is str)
         or (field == "why" and type(value) is tuple and [str] == [type(one) for one in value])
     )

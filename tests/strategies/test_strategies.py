@@ -348,3 +348,44 @@ def test_2048_cpus_and_500_guests() -> None:
     assert 500 == len(placement.guests)
     assert () == verify(request, placement)
     assert 0 == sum(guest.score.distance for guest in placement.guests)
+
+
+def test_spread_spreads_units_and_whole_cores() -> None:
+    """Guests with sibling vCPUs, and those with cores of their own, go to the emptier L3 groups too."""
+    host = machine(nodes=1, l3_per_node=4)
+    guests = placed("spread", host, *(spec(name, 2, threads=2) for name in "abc"))
+    assert 3 == len({cpus(guest)[0] // 4 for guest in guests})
+    guests = placed("spread", host, *(spec(name, 1, thread_policy=ThreadPolicy.ISOLATE) for name in "abc"))
+    assert 3 == len({cpus(guest)[0] // 4 for guest in guests})
+
+
+def test_pack_leaves_the_emptier_node_alone() -> None:
+    """Of two nodes that cost the same, pack takes the one with less left."""
+    held = Held(name="other", cpus=CpuSet.parse("12-15"), dedicated=True)
+    (guest,) = placed("pack", machine(), spec("a", 4), held=(held,))
+    assert [8, 9, 10, 11] == cpus(guest)
+
+
+def test_memory_may_want_more_nodes() -> None:
+    """A guest whose vCPUs fit in one node is shared by two where its memory needs that."""
+    host = machine(l3_per_node=1)
+    memory = ((0, 3 << 30), (1, 3 << 30))
+    (guest,) = placed("numa", host, spec("a", 2, memory_bytes=5 << 30), memory=memory)
+    assert (0, 1) == guest.nodes
+    (guest,) = placed("numa", host, GuestSpec(name="b", vcpus=5, memory_bytes=5 << 30), memory=memory)
+    assert (0, 1) == guest.nodes
+
+
+def test_a_device_on_a_node_that_is_not_there() -> None:
+    """A device on a node that the host has not is said, not ignored."""
+    with pytest.raises(PlacementImpossible, match="NUMA node 77, which this host has not; it has 0, 1"):
+        placed("numa", machine(), spec("a", 1, device_nodes=(77,)))
+
+
+def test_what_a_guest_owns() -> None:
+    """A placement says which CPUs are the guest's alone: also siblings kept empty and cores of its own."""
+    host = machine(nodes=1)
+    (guest,) = placed("pack", host, spec("a", 2, thread_policy=ThreadPolicy.ISOLATE))
+    assert CpuSet.parse("0-3") == guest.owned
+    (guest,) = placed("isolated", host, spec("a", 3))
+    assert CpuSet.parse("0-3") == guest.owned
