@@ -8,6 +8,7 @@ from kvmaff.binding.decided import same_guest
 from kvmaff.binding.plan import owned_cpus
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest, Role
+from kvmaff.guest.memory import memory_by_node
 from kvmaff.guest.spec import GuestSpec
 from kvmaff.host.cgroup import cpus_granted
 from kvmaff.host.reader import Host
@@ -40,7 +41,11 @@ def demands_of(
                 if thread.role is not Role.OTHER:
                     grant = cpus_granted(tree, thread.pid, thread.tid)
                     allowed = allowed & grant.cpus if grant else allowed
-            demands.append(Demand(spec=spec, pid=guest.pid, start=guest.start, allowed=allowed))
+            # with one node there is nothing to be near to
+            memory = memory_by_node(guest.pid, host.root) if len(host.topology.nodes) > 1 else ()
+            demands.append(
+                Demand(spec=spec, pid=guest.pid, start=guest.start, allowed=allowed, memory=memory)
+            )
     return demands + [Demand(spec=spec) for spec in to_come]
 
 

@@ -248,12 +248,16 @@ class Proc:
             fd = os.open(path, _FLAGS, dir_fd=self.fd)
         except OSError:
             return None
+        data = b""
         try:
-            return os.read(fd, limit)
+            # one read is not a whole file: procfs gives a page or so at a time
+            while len(data) < limit and (chunk := os.read(fd, limit - len(data))):
+                data += chunk
         except OSError:
             return None
         finally:
             os.close(fd)
+        return data
 
     def status_mask(self, pid: int, tid: int) -> CpuSet | None:
         """

@@ -45,6 +45,7 @@ class Board:
         self.owner: dict[int, str] = {}
         self.load: dict[int, int] = dict.fromkeys(topology.online, 0)
         self.memory = dict(request.memory)
+        self.resident = {demand.spec.name: demand.memory for demand in request.demands}
         self.used = CpuSet()  # by anybody, dedicated or not
         for held in request.held:
             if held.dedicated:

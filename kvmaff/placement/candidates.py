@@ -317,9 +317,17 @@ def _distance(board: Board, spec: GuestSpec, objective: Objective, node_of: Sequ
     total = 0
     for one, other in combinations(sorted(counts), 2):
         total += counts[one] * counts[other] * board.distance(one, other)
-    if objective.devices:
+    if objective.near:
         for device in spec.device_nodes:
             total += sum(count * board.distance(node, device) for node, count in counts.items())
+        memory = dict(board.resident.get(spec.name, ()))
+        if sum(memory.values()):
+            far = sum(
+                count * size * board.distance(node, where)
+                for node, count in counts.items()
+                for where, size in memory.items()
+            )
+            total += far // sum(memory.values())
     return total
 
 

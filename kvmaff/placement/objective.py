@@ -52,7 +52,7 @@ class Objective:
         from_isolated: Whether dedicated vCPUs go to isolated CPUs where the host has them, and nowhere else then.
             Otherwise isolated CPUs are left alone.
         housekeeping: Whether the other threads of dedicated guests go to housekeeping CPUs instead of sharing.
-        devices: Whether the distance to a guest's devices counts.
+        near: Whether the distance to a guest's devices, and to memory that it has already, counts.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Objective:
     whole_cores: bool = False
     from_isolated: bool = False
     housekeeping: bool = False
-    devices: bool = False
+    near: bool = False
 
     def key(self, score: Score, *, shared: bool) -> tuple[int, ...]:
         """

@@ -34,7 +34,8 @@ class Score:
 
     Attributes:
         distance: Sum over pairs of the guest's vCPUs of the distance between their nodes beyond local, plus each
-            vCPU's distance beyond local to the guest's devices; in the firmware's unit.
+            vCPU's distance beyond local to the guest's devices and to the memory that it has already; in the
+            firmware's unit.
         nodes: NUMA nodes used.
         l3_groups: L3 groups used.
         shared_cores: Cores used that others use too.

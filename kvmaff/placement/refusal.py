@@ -36,7 +36,7 @@ def reasons(board: Board, demand: Demand, objective: Objective, pool: CpuSet, be
     """
     return (
         _asked(demand.spec, objective, board),
-        *_have(board, demand, pool),
+        *_have(board, demand, objective, pool),
         *_nearest(board, demand, objective, pool, best),
     )
 
@@ -60,11 +60,14 @@ def _asked(spec: GuestSpec, objective: Objective, board: Board) -> str:
     return " ".join(words)
 
 
-def _have(board: Board, demand: Demand, pool: CpuSet) -> list[str]:
+def _have(board: Board, demand: Demand, objective: Objective, pool: CpuSet) -> list[str]:
     """What each node has, and what is in the way there."""
     request = board.request
     topology = request.host.topology
     lines = []
+    plain = attrs.evolve(demand.spec, cells=())
+    (wants, *_) = Wants.of(plain, objective, free=pool, reach=pool, vcpus=demand.spec.max_vcpus)
+    room = capacity(board, wants)
     for node in board.nodes[:_SHOWN_NODES]:
         away = []
         taken: dict[str, list[int]] = {}
@@ -84,7 +87,10 @@ def _have(board: Board, demand: Demand, pool: CpuSet) -> list[str]:
         limited = demand.pid is None and demand.spec.memory_bytes and node.number in board.memory
         memory = f" and {board.memory[node.number] / 2**30:.1f} GiB of memory free" if limited else ""
         why = f" ({'; '.join(away)})" if away else ""
-        lines.append(f"node {node.number} has {len(free)} of {len(node.cpus)} CPUs for it{memory}{why}")
+        takes = f", room for {room[node.number]} of its vCPUs" if room[node.number] != len(free) else ""
+        lines.append(
+            f"node {node.number} has {len(free)} of {len(node.cpus)} CPUs for it{takes}{memory}{why}"
+        )
     if len(board.nodes) > _SHOWN_NODES:
         rest = CpuSet.union_of(node.cpus for node in board.nodes[_SHOWN_NODES:])
         lines.append(f"the other {len(board.nodes) - _SHOWN_NODES} nodes have {len(rest & pool)} CPUs for it")
@@ -109,11 +115,11 @@ def _nearest(board: Board, demand: Demand, objective: Objective, pool: CpuSet, b
         if objective.from_isolated and board.isolated:
             elsewhere = board.request.usable(demand) - board.used - board.isolated
             if best(demand, spec, elsewhere, elsewhere, spec.max_vcpus):
-                found.append("it would fit on cores that are not isolated (option anywhere=yes)")
+                found.append("cores that are not isolated would hold its vCPUs (option anywhere=yes)")
         (wants, *_) = Wants.of(plain, objective, free=pool, reach=pool, vcpus=1)
         most = sum(capacity(board, wants).values())
         if most and most < spec.max_vcpus:
-            found.append(f"{most} vCPUs would fit")
+            found.append(f"{most} vCPU{'' if most == 1 else 's'} would fit")
         usable = board.request.usable(demand) - board.owned - board.isolated
         if len(usable) >= 1:
             found.append(f"as a shared guest it could float over {usable}")

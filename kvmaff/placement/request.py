@@ -23,12 +23,14 @@ class Demand:
         pid: The process of a running guest; None for one to come, whose memory is still to be found.
         start: The process's start; None for a guest to come.
         allowed: The CPUs that the cgroups of its threads grant; None for no limit.
+        memory: (node, bytes) where a running guest's memory is already; empty where that is not known.
     """
 
     spec: GuestSpec
     pid: int | None = None
     start: int | None = None
     allowed: CpuSet | None = None
+    memory: tuple[tuple[int, int], ...] = ()
 
 
 @attrs.frozen(kw_only=True)

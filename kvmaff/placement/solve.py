@@ -13,7 +13,7 @@ import attrs
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible
 from kvmaff.guest.guest import Role
-from kvmaff.guest.spec import EmulatorPolicy, GuestSpec, VcpuPolicy
+from kvmaff.guest.spec import EmulatorPolicy, GuestSpec, ThreadPolicy, VcpuPolicy
 from kvmaff.placement.board import WHOLE, Board
 from kvmaff.placement.candidates import Candidate, Wants, candidates, overcommitted
 from kvmaff.placement.objective import Objective
@@ -112,7 +112,7 @@ class _Search:
             owned = self._owned(spec, best) | (extra or CpuSet())
             missing = self._starved(demand, owned)
             if missing:
-                self._refuse(demand, missing)
+                self._refuse(demand, missing, *self._fewer(demand))
                 return
             self.board.own(owned, spec.name)
         if demand.pid is None:
@@ -198,7 +198,7 @@ class _Search:
     def _owned(self, spec: GuestSpec, candidate: Candidate) -> CpuSet:
         """The CPUs that nobody else may use: the PUs taken, and their cores where they are the guest's alone."""
         chosen = CpuSet(candidate.order)
-        if spec.thread_policy.value == "isolate" or self.objective.whole_cores:
+        if spec.thread_policy is ThreadPolicy.ISOLATE or self.objective.whole_cores:
             return CpuSet.union_of(core for core in self.board.cores if not core.isdisjoint(chosen))
         return chosen
 
@@ -230,6 +230,19 @@ class _Search:
                 whose = "its" if one is demand else f"guest {one.spec.name}'s"
                 return f"no housekeeping CPU would be left for {whose} emulator threads and IOThreads"
         return None
+
+    def _fewer(self, demand: Demand) -> list[str]:
+        """How many vCPUs would leave a housekeeping CPU."""
+        pool = self._pool(demand)
+        spec = attrs.evolve(demand.spec, vcpus=1, cells=(), threads=1)
+        step = 2 if spec.thread_policy is ThreadPolicy.REQUIRE else 1
+        top = min(spec.max_vcpus, len(pool)) - 1
+        for count in range(top - top % step, 0, -step):
+            fewer = attrs.evolve(spec, max_vcpus=count)
+            best = self._best(demand, fewer, pool, pool, count)
+            if best is not None and not self._starved(demand, self._owned(fewer, best)):
+                return [f"{count} vCPU{'' if count == 1 else 's'} would fit"]
+        return ["as a shared guest it would fit"]
 
     def _finish(self, taken: _Taken) -> GuestPlacement | None:
         demand, candidate, spec = taken.demand, taken.candidate, taken.demand.spec

@@ -37,7 +37,7 @@ _OBJECTIVE = Objective(
     whole_cores=True,
     from_isolated=True,
     housekeeping=True,
-    devices=True,
+    near=True,
 )
 
 

@@ -25,7 +25,7 @@ _OBJECTIVE = Objective(
     # Shared guests float over whole L3 groups; among equals the emptier one does them and others the least harm.
     shared_levels=(Level.DISTANCE, Level.L3_GROUPS, Level.L3_LOAD, Level.NODE_LOAD, Level.LOAD),
     grain=Grain.L3,
-    devices=True,
+    near=True,
 )
 
 

@@ -108,15 +108,34 @@ def test_dedicated_guests(host: Host, journal: Journal, plugins: PluginManager) 
         assert f"{online} vCPUs would fit" in str(caught.value)
 
 
+def test_isolated_guest(host: Host, journal: Journal, plugins: PluginManager) -> None:
+    """An isolated guest of one vCPU has a core of its own, and its other threads are kept off it."""
+    with microvms(1, plugins=plugins) as look:
+        before = masks_of(look())
+        placement = kvmaff.place(host, look(), "isolated", plugins=plugins)
+        assert kvmaff.plan(host, placement, plugins=plugins).apply().ok
+        (guest,) = look()
+        (vcpu,) = guest.vcpus
+        assert vcpu.mask is not None
+        assert 1 == len(vcpu.mask)
+        for thread in (*guest.by_role(Role.EMULATOR), *guest.by_role(Role.IOTHREAD)):
+            assert thread.mask is not None
+            assert thread.mask.isdisjoint(vcpu.mask)
+        assert undo(journal=journal).ok
+        assert before == masks_of(look())
+
+
 def test_isolated_needs_housekeeping(host: Host, plugins: PluginManager) -> None:
     """On a host whose every CPU would be taken, isolated says that no CPU is left for the emulator."""
     if host.isolated:
         pytest.skip("this host has isolated CPUs")
     with (
         microvms(len(host.topology.online), plugins=plugins) as look,
-        pytest.raises(PlacementImpossible, match="housekeeping"),
+        pytest.raises(PlacementImpossible, match="housekeeping") as caught,
     ):
         kvmaff.place(host, look(), "isolated", plugins=plugins)
+    if len(host.topology.online) == 2:
+        assert "1 vCPU would fit" in str(caught.value)
 
 
 @needs_qemu
@@ -217,12 +236,8 @@ def test_a_guest_to_come_keeps_its_place(host: Host, journal: Journal, plugins: 
     with microvms(1, plugins=plugins) as look:
         placement = kvmaff.place(host, look(), "pack", dedicated=True, plugins=plugins)
         assert placement.guests[0].cpus.isdisjoint(late.guests[0].vcpu_cpus)
-        with (
-            pytest.raises(RequestError, match="record 2 decided later")
-            if journal.exists()
-            else contextlib.nullcontext()
-        ):
-            kvmaff.plan(host, placement, plugins=plugins).apply()
+        kvmaff.plan(host, placement, plugins=plugins).apply()
+        with pytest.raises(RequestError, match="record 2 decided later"):
             undo(1, journal=journal)
         decided = last_decided(journal)
         assert decided is not None

@@ -203,6 +203,14 @@ def test_numa_goes_to_the_devices() -> None:
     assert (0,) == placed("pack", machine(), near)[0].nodes
 
 
+def test_numa_goes_to_the_memory() -> None:
+    """Numa puts a running guest where most of its memory is, and pack does not care."""
+    demand = Demand(spec=spec("a", 2), pid=7, start=7, memory=((0, 1 << 30), (1, 3 << 30)))
+    request = PlacementRequest(host=machine(), demands=(demand,))
+    assert (1,) == _place("numa", request).guests[0].nodes
+    assert (0,) == _place("pack", request).guests[0].nodes
+
+
 def test_the_fewest_nodes_are_not_the_nearest() -> None:
     """A guest takes four near nodes rather than three far ones: distance counts before their number."""
     rows = [

@@ -48,7 +48,7 @@ _OBJECTIVE = Objective(
     levels=(Level.L3_GROUPS, Level.DISTANCE, Level.SHARED_CORES, Level.BROKEN_CORES, Level.LEFT),
     shared_levels=(Level.L3_GROUPS, Level.DISTANCE, Level.L3_LOAD, Level.LOAD),
     grain=Grain.L3,
-    devices=True,
+    near=True,
 )
 _SHOWN = 8  # so many groups are named in a reason, the others counted
 
