@@ -163,6 +163,7 @@ def place(
     options: Mapping[str, object] | None = None,
     dedicated: bool = False,
     others: Sequence[Guest] = (),
+    anew: bool = False,
     plugins: PluginManager | None = None,
     state_dir: str | os.PathLike[str] | None = None,
 ) -> Placement:
@@ -178,6 +179,7 @@ def place(
         options: The strategy's options.
         dedicated: Guests of which nothing is said are dedicated.
         others: Running guests that keep their CPUs.
+        anew: Forget what was decided before, also for guests to come.
         plugins: The plug-ins; None for all that are installed.
         state_dir: Where it was decided before what the others keep.
 
@@ -204,7 +206,7 @@ def place(
     twice = [name for name, count in Counter(spec.name for spec in matched.to_come).items() if count > 1]
     if twice:
         raise RequestError.of([f"several specs say what the guest to come {name!r} needs" for name in twice])
-    decided = last_decided(_journal(state_dir)) if host.live else None
+    decided = last_decided(_journal(state_dir)) if host.live and not anew else None
     if decided is not None:  # what is decided anew for a guest to come takes the place of what was
         again = {spec.name for spec in matched.to_come}
         kept = tuple(one for one in decided.guests if one.spec.name not in again)

@@ -77,13 +77,14 @@ def decided_text(folder: Folder) -> str:
         return ""  # no text: there is nothing to come back to
 
 
-def keep(folder: Folder, placement: Placement) -> None:
+def keep(folder: Folder, placement: Placement, *, whole: bool = False) -> None:
     """
     Keep a decision; what was decided before of other guests that still run, or are to come, stays.
 
     Args:
         folder: The locked folder.
         placement: What was decided.
+        whole: Nothing that was decided before stays.
 
     Raises:
         JournalError: It cannot be written.
@@ -97,12 +98,12 @@ def keep(folder: Folder, placement: Placement) -> None:
     names = {guest.spec.name for guest in placement.guests}
     others = [
         guest
-        for guest in before
+        for guest in (() if whole else before)
         if (_lives(guest) and (guest.pid, guest.start) not in processes)
         or (guest.pid is None and guest.spec.name not in names)
     ]
-    whole = attrs.evolve(placement, guests=(*placement.guests, *others))
-    folder.put(DECIDED, json.dumps(_to_data(whole)) + "\n")
+    merged = attrs.evolve(placement, guests=(*placement.guests, *others))
+    folder.put(DECIDED, json.dumps(_to_data(merged)) + "\n")
 
 
 def same_guest(decided: GuestPlacement, guests: Sequence[Guest]) -> Guest | None:

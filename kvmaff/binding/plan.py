@@ -59,6 +59,7 @@ class Plan:
         absent: Names of decided guests that do not run.
         homeless: vCPUs that run and for which no place was decided, a sentence each.
         busy: CPUs that threads of other guests are bound to.
+        whole: Whether the decision takes the place of every earlier one, not only of those for its guests.
         vmms: VMMs to know beside the built-in ones.
         journal: Where the record that undoes it, and the decision, are kept; None for the default folder.
         applied: Told afterwards what was done; None for nobody.
@@ -70,6 +71,7 @@ class Plan:
     absent: tuple[str, ...] = ()
     homeless: tuple[str, ...] = ()
     busy: CpuSet = attrs.field(factory=CpuSet)
+    whole: bool = False
     vmms: tuple[Vmm, ...] = ()
     journal: Journal | None = None
     applied: Callable[[Report], None] | None = None
@@ -131,7 +133,7 @@ class Plan:
                 for wave in self._waves(later, owned):
                     transaction.bind(wave)
                 done |= {(one.thread.tid, one.thread.start) for one in later}
-            keep(folder, self.placement)
+            keep(folder, self.placement, whole=self.whole)
             if decided_text(folder) != before:
                 transaction.note()  # a decision is undone, too, where no mask had to change
             report = transaction.report()

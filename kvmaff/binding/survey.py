@@ -55,8 +55,8 @@ def held_by(guests: Sequence[Guest], decided: Placement | None, placed: Sequence
 
     Args:
         guests: The guests that run and keep their CPUs.
-        decided: What was decided last: a guest's reserved places are its own before they are used, before the guest
-            runs, and when it is started again.
+        decided: What was decided last: a guest's reserved places are its own before they are used, and before the
+            guest runs.
         placed: The guests that run and are part of the request, whose old places do not count.
 
     Returns:
@@ -68,7 +68,8 @@ def held_by(guests: Sequence[Guest], decided: Placement | None, placed: Sequence
         found = same_guest(one, [*guests, *placed])
         if found is not None:
             known[found.pid] = one
-        elif owned_cpus(one):
+        elif one.pid is None and owned_cpus(one):
+            # to come; the place of one that ran and has ended is free for others
             held.append(Held(name=one.spec.name, cpus=owned_cpus(one), dedicated=True))
     for guest in guests:
         own, floats = _held(guest, known.get(guest.pid))

@@ -22,6 +22,8 @@ def apply(asked: Asked, journal: Journal, *, as_json: bool) -> None:
     """
     Bind every thread as decided: all of them, read back, or none. The decision is kept.
 
+    Without GUEST all running guests are decided for together, and nothing that was decided before stays.
+
     Without --strategy this puts back what kvmaff apply decided last; with it, it decides anew. kvmaff undo takes back
     both the masks and the decision.
 

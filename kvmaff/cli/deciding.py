@@ -148,6 +148,7 @@ def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
             options=asked.options,
             dedicated=asked.dedicated,
             others=others,
+            anew=not asked.names,
             plugins=plugins,
             state_dir=journal.folder,
         )

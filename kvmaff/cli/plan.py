@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import click
 
 from kvmaff.api import plan as make_plan
@@ -44,7 +45,8 @@ def planned(asked: Asked, journal: Journal) -> Plan:
     if found.unplaced or found.placement is None:
         lines = [f"{one.name} has no place: {reason}" for one in found.unplaced for reason in one.reasons]
         raise PlacementImpossible("\n".join(lines), unplaced=found.unplaced, placement=found.placement)
-    return make_plan(found.host, found.placement, plugins=found.plugins, state_dir=journal.folder)
+    made = make_plan(found.host, found.placement, plugins=found.plugins, state_dir=journal.folder)
+    return attrs.evolve(made, whole=not asked.names)
 
 
 @click.command()

@@ -188,3 +188,20 @@ def test_every_command_has_json(machine: Path, spec: Path) -> None:
     done = run("place", "--root", str(machine), "--spec", str(spec), "--json")
     assert {"strategy", "guests", "unplaced"} == set(json.loads(done.stdout))
     assert "nobody-*" in done.stderr
+
+
+@needs_qemu
+@needs_two_cpus
+def test_deciding_for_all_forgets_what_was(spec: Path, state_dir: Path) -> None:
+    """A guest to come keeps its place until everything is decided anew."""
+    spec.write_text('[[guest]]\nname = "late"\nvcpus = 1\npolicy = "dedicated"\n')
+    assert answer("apply", "late", "--strategy", "pack", "--spec", str(spec))["ok"]
+    file = state_dir / "decided.json"
+    assert ["late"] == [guest["spec"]["name"] for guest in json.loads(file.read_text())["guests"]]
+    (late,) = answer("place", "late", "--spec", str(spec), "--strategy", "pack")["guests"]
+    again = answer("place", "late", "--spec", str(spec), "--strategy", "pack")["guests"][0]
+    assert late == again
+    done = run("plan")
+    assert "late was decided and does not run" in done.stderr
+    assert answer("undo")["ok"]
+    assert not file.exists()
