@@ -28,8 +28,8 @@ _OTHERS = "e"
 _LETTERS = "abcdfghijklmnopqrstuvwyz"  # without those two
 _LEGEND = (
     f"upper case: dedicated   {_MANY} several guests   * a guest beyond the {len(_LETTERS)}th   "
-    f"{_KEPT} kept empty, or an emulator's own   {_OTHERS} other threads   {_FREE} free   "
-    ": free and isolated   - offline"
+    f"{_KEPT} kept empty, or an emulator's own   {_OTHERS} other threads   "
+    f"{_FREE} not used by these guests   : the same, isolated   - offline"
 )
 
 
