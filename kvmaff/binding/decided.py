@@ -24,7 +24,7 @@ from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy
 from kvmaff.kernel.scan import Proc
 from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
 
-__all__ = ["decided_text", "keep", "last_decided", "same_guest"]
+__all__ = ["decided_text", "last_decided", "merged_text", "same_guest"]
 
 _VERSION = 1
 
@@ -77,17 +77,20 @@ def decided_text(folder: Folder) -> str:
         return ""  # no text: there is nothing to come back to
 
 
-def keep(folder: Folder, placement: Placement, *, whole: bool = False) -> None:
+def merged_text(folder: Folder, placement: Placement, *, whole: bool = False) -> str:
     """
-    Keep a decision; what was decided before of other guests that still run, or are to come, stays.
+    A decision as it is kept, with what was decided before of other guests that still run, or are to come.
 
     Args:
         folder: The locked folder.
         placement: What was decided.
         whole: Nothing that was decided before stays.
 
+    Returns:
+        The text of the file.
+
     Raises:
-        JournalError: It cannot be written.
+        JournalError: The file with the last decision is not ours to believe.
     """
     try:
         before = _from_data(json.loads(decided_text(folder) or "null")).guests
@@ -103,7 +106,7 @@ def keep(folder: Folder, placement: Placement, *, whole: bool = False) -> None:
         or (guest.pid is None and guest.spec.name not in names)
     ]
     merged = attrs.evolve(placement, guests=(*placement.guests, *others))
-    folder.put(DECIDED, json.dumps(_to_data(merged)) + "\n")
+    return json.dumps(_to_data(merged)) + "\n"
 
 
 def same_guest(decided: GuestPlacement, guests: Sequence[Guest]) -> Guest | None:

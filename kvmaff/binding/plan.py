@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from kvmaff.binding.decided import decided_text, keep, same_guest
-from kvmaff.binding.journal import Journal
+from kvmaff.binding.decided import decided_text, merged_text, same_guest
+from kvmaff.binding.journal import DECIDED, Journal
 from kvmaff.binding.order import Move, waves
 from kvmaff.binding.report import Report
 from kvmaff.binding.transaction import Transaction, Wish
@@ -105,7 +105,8 @@ class Plan:
         Raises:
             BindingFailed: The kernel did not do all of it; nothing stays changed.
             JournalError: The record cannot be written; nothing was changed.
-            RequestError: Guests swap CPUs and none is free on which one could wait; nothing was changed.
+            RequestError: Guests swap CPUs and none is free on which one could wait, or they start threads faster than
+                these can be bound; nothing stays changed.
             Unsupported: The host is a recorded one.
         """
         if not self.host.live:
@@ -121,21 +122,26 @@ class Plan:
             (self.journal or Journal()).locked(make=True) as folder,
             Transaction(folder, command, decided_text(folder)) as transaction,
         ):
-            before = decided_text(folder)
             for wave in ordered:
                 transaction.bind(wave)
             done = {(change.thread.tid, change.thread.start) for change in self.changes}
+            pids = [one.pid for one in self.placement.guests if one.pid is not None]
+            later: list[Change] = []
             for _ in range(_ROUNDS):
-                now = make_plan(self.host, self.placement, vmms=self.vmms).changes
+                guests = find_guests(self.host.root, vmms=self.vmms, pids=pids)
+                now = make_plan(self.host, self.placement, vmms=self.vmms, guests=guests).changes
                 later = [one for one in now if (one.thread.tid, one.thread.start) not in done]
                 if not later:
                     break
                 for wave in self._waves(later, owned):
                     transaction.bind(wave)
                 done |= {(one.thread.tid, one.thread.start) for one in later}
-            keep(folder, self.placement, whole=self.whole)
-            if decided_text(folder) != before:
-                transaction.note()  # a decision is undone, too, where no mask had to change
+            if later:
+                raise RequestError.of(["guests start threads faster than they can be bound; apply it again"])
+            text = merged_text(folder, self.placement, whole=self.whole)
+            if text != decided_text(folder):
+                transaction.note()  # before it is kept: a decision is undone, too, where no mask had to change
+                folder.put(DECIDED, text)
             report = transaction.report()
         if self.applied is not None:
             self.applied(report)

@@ -103,9 +103,10 @@ def restore(
             for (entry, task, mask, note), bound in zip(rows, _bind(proc, rows, look.seen), strict=True):
                 results[task.tid, task.start] = _result_of(tree, entry, mask, bound, note)
         else:
+            first = {entry.pid: entry for entry in reversed(entries)}
             for pid in pids:
                 why = "it starts threads faster than they can be put back; stop it, or run kvmaff undo again"
-                results[pid, 0] = _result(entries[0], None, None, Outcome.REFUSED, why)
+                results[pid, 0] = _result(first[pid], None, None, Outcome.REFUSED, why)
     return sorted(results.values(), key=lambda result: (result.pid, result.tid))
 
 
