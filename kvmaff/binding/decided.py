@@ -14,11 +14,11 @@ from typing import Any
 
 import attrs
 
-from kvmaff.binding.fields import Fields
 from kvmaff.binding.journal import DECIDED, Folder, Journal
 from kvmaff.binding.record import boot_id, pid_namespace
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import JournalError
+from kvmaff.fields import Fields
 from kvmaff.guest.guest import Guest, Role
 from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
 from kvmaff.kernel.scan import Proc

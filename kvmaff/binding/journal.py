@@ -25,6 +25,7 @@ from collections.abc import Iterator
 
 from kvmaff.binding.record import Record, boot_id, from_data, pid_namespace, time_namespace, to_data
 from kvmaff.errors import JournalError
+from kvmaff.kernel.files import put_file
 from kvmaff.kernel.scan import ticks_now
 
 __all__ = ["DECIDED", "Folder", "Journal", "default_folder"]
@@ -236,23 +237,8 @@ class Folder:
             raise JournalError(
                 f"{path}: would be longer than {_LIMIT} bytes; bind fewer threads at once", path=path
             )
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        temporary = f".{name}.new"
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=self._fd)  # left by a crash; the lock is ours
-            fd = os.open(temporary, flags, 0o600, dir_fd=self._fd)
-            try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=self._fd)
-                raise
-            os.fsync(self._fd)
+            put_file(self._fd, name, data)  # what a crash left under its temporary name is ours: the lock is
         except OSError as error:
             raise JournalError(
                 f"{self.path}/{name}: {error.strerror}; nothing is bound without a record that undoes it: "

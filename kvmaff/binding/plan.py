@@ -156,7 +156,7 @@ class Plan:
         single = CpuSet.union_of(move.old for move in moves if len(move.old) == 1)
         common = (
             self.host.topology.online
-            - self.host.isolated
+            - self.host.isolation.unbalanced
             - CpuSet.union_of(owned.values())
             - single
             - self.busy

@@ -11,8 +11,8 @@ from typing import Any
 
 import attrs
 
-from kvmaff.binding.fields import Fields
 from kvmaff.cpuset import CpuSet
+from kvmaff.fields import Fields
 from kvmaff.guest.guest import Role
 from kvmaff.kernel.text import printable
 

@@ -26,8 +26,8 @@ from kvmaff.binding.report import Outcome, ThreadResult
 from kvmaff.binding.why import explain
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import JournalError
-from kvmaff.host.cgroup import cpus_granted
-from kvmaff.host.tree import Tree
+from kvmaff.host.cgroup import Cgroups
+from kvmaff.host.tree import Tree, open_tree
 from kvmaff.kernel.masks import Bind, Bound, Raw, bind, mask_words, read_masks
 from kvmaff.kernel.scan import Proc, Task
 
@@ -83,7 +83,7 @@ def restore(
     todo = [one for key, one in reversed(known.items()) if not one.entry.kept and key not in left_alone]
     makers = [one for key, one in known.items() if key not in left_alone]  # that had the mask to hand on
     pids = sorted({entry.pid for entry in entries})
-    with Tree("/") as tree:
+    with open_tree("/") as tree:
         for number in range(_ROUNDS):
             look = _Look.at(proc, pids)
             rows: list[tuple[Entry, Task, CpuSet, str]] = []
@@ -151,7 +151,7 @@ class _Look:
             return _result(entry, mask, mask, Outcome.KEPT, "it has that mask already")
         if force or mask in one.asked or not mask:
             return entry, task, mask, ""
-        grant = cpus_granted(tree, task.pid, task.tid)
+        grant = Cgroups(tree).granted(task.pid, task.tid)
         limit = grant.cpus & online if grant else online
         reset = mask == limit and (_forgets() or not any(cpus & limit for cpus in one.asked))
         if reset or any(mask == cpus & limit for cpus in one.asked):

@@ -10,9 +10,10 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest, Role
 from kvmaff.guest.memory import memory_by_node
 from kvmaff.guest.spec import GuestSpec
-from kvmaff.host.cgroup import cpus_granted
+from kvmaff.host.cgroup import Cgroups
+from kvmaff.host.memory import meminfo
 from kvmaff.host.reader import Host
-from kvmaff.host.tree import Tree
+from kvmaff.host.tree import open_tree
 from kvmaff.placement.placement import GuestPlacement, Placement
 from kvmaff.placement.request import Demand, Held
 
@@ -34,12 +35,13 @@ def demands_of(
         A demand each, limited to the CPUs that the cgroups of all its threads grant.
     """
     demands = []
-    with Tree(host.root) as tree:
+    with open_tree(host.root) as tree:
+        cgroups = Cgroups(tree)
         for guest, spec in placed:
             allowed = host.topology.online
             for thread in guest.threads:
                 if thread.role is not Role.OTHER:
-                    grant = cpus_granted(tree, thread.pid, thread.tid)
+                    grant = cgroups.granted(thread.pid, thread.tid)
                     allowed = allowed & grant.cpus if grant else allowed
             # with one node there is nothing to be near to
             memory = memory_by_node(guest.pid, host.root) if len(host.topology.nodes) > 1 else ()
@@ -103,20 +105,11 @@ def free_memory(host: Host) -> tuple[tuple[int, int], ...]:
         that do not tell are left out.
     """
     told = []
-    with Tree(host.root) as tree:
+    with open_tree(host.root) as tree:
         for node in host.topology.nodes:
-            text = tree.text(f"sys/devices/system/node/node{node.number}/meminfo") or ""
-            kib = {}
-            for line in text.splitlines():
-                words = line.split()
-                if len(words) >= 4 and words[3].isdigit() and len(words[3]) < 16:
-                    kib[words[2].rstrip(":")] = int(words[3])
-            if "MemFree" in kib:
-                total = (
-                    kib["MemFree"]
-                    + kib.get("FilePages", 0)
-                    + kib.get("SReclaimable", 0)
-                    - kib.get("Shmem", 0)
-                )
-                told.append((node.number, max(total, 0) * 1024))
+            told_of = meminfo(tree, node.number)
+            if "MemFree" in told_of:
+                total = told_of["MemFree"] - told_of.get("Shmem", 0)
+                total += told_of.get("FilePages", 0) + told_of.get("SReclaimable", 0)
+                told.append((node.number, max(total, 0)))
     return tuple(told)

@@ -6,8 +6,8 @@ import errno
 import os
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.host.cgroup import cpus_granted
-from kvmaff.host.tree import Tree
+from kvmaff.host.cgroup import Cgroups
+from kvmaff.host.tree import open_tree
 from kvmaff.kernel.masks import Raw
 
 __all__ = ["explain"]
@@ -41,8 +41,8 @@ def explain(pid: int, tid: int, asked: CpuSet, after: CpuSet | None, raw: Raw, e
             errno.EBUSY: "it has the deadline scheduling class, which may not be bound to fewer CPUs",
         }
         return hints.get(error, os.strerror(error))
-    with Tree("/") as tree:
-        grant = cpus_granted(tree, pid, tid)
+    with open_tree("/") as tree:
+        grant = Cgroups(tree).granted(pid, tid)
         online = tree.cpus("sys/devices/system/cpu/online") or asked
     if not asked <= online:
         return f"CPU {asked - online} is not online"

@@ -1,9 +1,9 @@
 """
-The CPUs that a thread's cgroup really grants it.
+The CPUs and memory nodes that a thread's cgroup really grants it.
 
 Sources: Documentation/admin-guide/cgroup-v2.rst (cpuset.cpus.effective), cgroup-v1/cpusets.rst
-(cpuset.effective_cpus), proc(5) (mountinfo). A cgroup without the cpuset controller has what its nearest
-ancestor with it has.
+(cpuset.effective_cpus; without ``cpuset.`` where mounted with noprefix), proc(5) (mountinfo). A cgroup without the
+cpuset controller has what its nearest ancestor with it has.
 """
 
 from __future__ import annotations
@@ -14,10 +14,19 @@ import re
 import attrs
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.host.tree import Tree
+from kvmaff.host.tree import BIG, Tree
 from kvmaff.kernel.text import printable
 
-__all__ = ["Grant", "cpus_granted"]
+__all__ = ["Cgroups", "Grant", "Hierarchy"]
+
+_CPUS = {
+    "v1": ("cpuset.effective_cpus", "cpuset.cpus", "effective_cpus", "cpus"),
+    "v2": ("cpuset.cpus.effective",),
+}
+_MEMS = {
+    "v1": ("cpuset.effective_mems", "cpuset.mems", "effective_mems", "mems"),
+    "v2": ("cpuset.mems.effective",),
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -28,38 +37,117 @@ class Grant:
     Attributes:
         cgroup: The folder that says so, made printable.
         cpus: The CPUs.
+        nodes: The memory nodes, by number; None where it does not say.
+        above: (folder, CPUs) of what grants from the hierarchy's root down to it.
     """
 
     cgroup: str
     cpus: CpuSet
+    nodes: tuple[int, ...] | None = None
+    above: tuple[tuple[str, CpuSet], ...] = ()
+
+    def taken_by(self, cpu: int) -> tuple[str, CpuSet] | None:
+        """
+        Who does not grant a CPU.
+
+        Args:
+            cpu: The CPU.
+
+        Returns:
+            (folder, the CPUs that it grants) of the cgroup nearest to the root without it; None where it is granted.
+        """
+        if cpu in self.cpus:
+            return None  # also where those above lack it: a partition takes its CPUs from them
+        chain = (*self.above, (self.cgroup, self.cpus))
+        return next(((folder, cpus) for folder, cpus in chain if cpu not in cpus), None)
 
 
-def cpus_granted(tree: Tree, pid: int, tid: int) -> Grant | None:
+@attrs.frozen(kw_only=True)
+class Hierarchy:
     """
-    Find out which CPUs a thread's cgroup grants it.
+    A mounted cgroup hierarchy that may have the cpuset controller.
+
+    Attributes:
+        mount: Where it is mounted.
+        root: Which of its cgroups is mounted there.
+        kind: ``v1`` or ``v2``.
+    """
+
+    mount: str
+    root: str
+    kind: str
+
+    def file(self, folder: str, name: str) -> str:
+        """
+        The path of a file.
+
+        Args:
+            folder: A cgroup below the mount; empty for the mount itself.
+            name: The file.
+
+        Returns:
+            The path, relative to the machine's root.
+        """
+        return "/".join(part for part in (self.mount.strip("/"), folder, name) if part)
+
+
+class Cgroups:
+    """
+    The cpusets of a machine; each file is read once.
 
     Args:
         tree: The machine's root.
-        pid: The process.
-        tid: The thread; in a threaded cgroup it may have its own.
-
-    Returns:
-        The grant, or None where no cpuset controller is mounted, or it cannot be told.
     """
-    paths = _own_paths(tree.text(f"proc/{pid}/task/{tid}/cgroup") or "")
-    for mount, root, kind in _mounts(tree.text("proc/self/mountinfo") or ""):
-        path = paths.get(kind)
-        if path is None or ".." in path.split("/"):
-            continue
-        inside = path if root == "/" else path.removeprefix(root)
-        names = ("cpuset.effective_cpus", "cpuset.cpus") if kind == "v1" else ("cpuset.cpus.effective",)
-        parts = [part for part in inside.split("/") if part]
-        for depth in range(len(parts), -1, -1):
-            folder = "/".join([mount, *parts[:depth]])
-            cpus = tree.cpus(*(f"{folder.lstrip('/')}/{name}" for name in names))
-            if cpus:
-                return Grant(cgroup=printable(os.fsencode(folder), 512), cpus=cpus)
-    return None
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._told: dict[str, CpuSet | None] = {}
+        self.hierarchies = _hierarchies(os.fsdecode(tree.read("proc/self/mountinfo", BIG) or b""))
+        """Those mounted; a v1 cpuset comes first."""
+
+    def granted(self, pid: int | str, tid: int | None = None) -> Grant | None:
+        """
+        Find out what a thread's cgroup grants it.
+
+        Args:
+            pid: The process; ``self`` for this one.
+            tid: The thread; in a threaded cgroup it may have its own. None for the process.
+
+        Returns:
+            The grant, or None where no cpuset controller is mounted, or it cannot be told.
+        """
+        file = f"proc/{pid}/cgroup" if tid is None else f"proc/{pid}/task/{tid}/cgroup"
+        paths = _own_paths(os.fsdecode(self._tree.read(file) or b""))
+        for hierarchy in self.hierarchies:
+            path = paths.get(hierarchy.kind)
+            if path is None or ".." in path.split("/"):
+                continue
+            inside = path if hierarchy.root == "/" else path.removeprefix(hierarchy.root)
+            parts = [part for part in inside.split("/") if part]
+            chain = []
+            nodes = None
+            for depth in range(len(parts) + 1):
+                folder = "/".join(parts[:depth])
+                cpus = self._cpus(hierarchy, folder, _CPUS)
+                if cpus:
+                    shown = printable(
+                        os.fsencode("/".join([hierarchy.mount.rstrip("/"), *parts[:depth]]) or "/"), 512
+                    )
+                    chain.append((shown, cpus))
+                    nodes = self._cpus(hierarchy, folder, _MEMS) or nodes
+            if chain:
+                folder, cpus = chain.pop()
+                return Grant(
+                    cgroup=folder, cpus=cpus, nodes=tuple(nodes) if nodes else None, above=tuple(chain)
+                )
+        return None
+
+    def _cpus(self, hierarchy: Hierarchy, folder: str, names: dict[str, tuple[str, ...]]) -> CpuSet | None:
+        """Numbers of nodes are written as CPUs are."""
+        files = [hierarchy.file(folder, name) for name in names[hierarchy.kind]]
+        if files[0] not in self._told:
+            self._told[files[0]] = self._tree.cpus(*files)
+        return self._told[files[0]]
 
 
 def _own_paths(text: str) -> dict[str, str]:
@@ -75,18 +163,19 @@ def _own_paths(text: str) -> dict[str, str]:
     return paths
 
 
-def _mounts(text: str) -> list[tuple[str, str, str]]:
-    """Return (mount point, root of the mount inside the hierarchy, v1 or v2); a v1 cpuset comes first."""
+def _hierarchies(text: str) -> list[Hierarchy]:
     mounts = []
     for line in text.splitlines():
+        if " - cgroup" not in line:
+            continue
         left, _, right = line.partition(" - ")
         fields, types = left.split(" "), right.split(" ")
         if len(fields) < 5 or len(types) < 3:
             continue
         kind = {"cgroup": "v1", "cgroup2": "v2"}.get(types[0])
         if kind == "v2" or (kind == "v1" and "cpuset" in types[2].split(",")):
-            mounts.append((_unescape(fields[4]), _unescape(fields[3]), kind))
-    return sorted(mounts, key=lambda mount: mount[2])
+            mounts.append(Hierarchy(mount=_unescape(fields[4]), root=_unescape(fields[3]), kind=kind))
+    return sorted(mounts, key=lambda mount: mount.kind)
 
 
 def _unescape(text: str) -> str:

@@ -7,11 +7,17 @@ import os
 import attrs
 
 from kvmaff.cpuset import CpuSet
+from kvmaff.host.isolation import Isolation, Kept, KeptFrom, read_isolation
 from kvmaff.host.sysfs import read_topology
 from kvmaff.host.topology import Topology
-from kvmaff.host.tree import Tree
+from kvmaff.host.tree import Tree, open_tree
 
-__all__ = ["Host", "read_host"]
+__all__ = ["Host", "host_of", "read_host"]
+
+
+def _as_shown(host: Host) -> Isolation:
+    shown = ((host.isolated, KeptFrom.BALANCING), (host.nohz_full, KeptFrom.TICK))
+    return Isolation(kept=tuple(Kept(cpus=cpus, what=what, by="the kernel") for cpus, what in shown if cpus))
 
 
 @attrs.frozen(kw_only=True)
@@ -22,14 +28,16 @@ class Host:
     Attributes:
         root: Where it was read from; ``/`` is this machine.
         topology: Its CPUs and how they hang together.
-        isolated: CPUs outside the scheduler's load balancing, as /sys has them (``isolcpus=``).
+        isolated: What /sys/devices/system/cpu/isolated says: the CPUs that the boot took out of load balancing.
         nohz_full: CPUs without a periodic tick, as /sys has them.
+        isolation: From what each CPU is kept, and by whom; of ``isolated`` and ``nohz_full`` alone where not said.
     """
 
     root: str
     topology: Topology
     isolated: CpuSet
     nohz_full: CpuSet
+    isolation: Isolation = attrs.field(default=attrs.Factory(_as_shown, takes_self=True))
 
     @property
     def live(self) -> bool:
@@ -42,22 +50,43 @@ def read_host(root: str | bytes | os.PathLike[str] = "/") -> Host:
     Read a machine.
 
     Args:
-        root: ``/`` for this machine, or a folder that holds the ``sys`` and ``proc`` of a recorded one.
+        root: ``/`` for this machine, a folder that holds the ``sys`` and ``proc`` of a recorded one, or a file that
+            ``kvmaff capture`` made.
 
     Returns:
         The host.
 
     Raises:
-        HostReadError: There is no such folder, or it does not say which CPUs the machine has.
+        HostReadError: There is no such folder or file, or it does not say which CPUs the machine has.
     """
     path = os.path.abspath(os.fsdecode(root))
     if os.path.realpath(path) == "/":
         path = "/"
-    with Tree(path) as tree:
-        return Host(
-            root=path,
-            topology=read_topology(tree),
-            # nohz_full reads "(null)" on kernels that have the feature and no such CPU
-            isolated=tree.cpus("sys/devices/system/cpu/isolated") or CpuSet(),
-            nohz_full=tree.cpus("sys/devices/system/cpu/nohz_full") or CpuSet(),
-        )
+    with open_tree(path) as tree:
+        return host_of(tree)
+
+
+def host_of(tree: Tree) -> Host:
+    """
+    Read a machine from an open tree.
+
+    Args:
+        tree: The machine's files.
+
+    Returns:
+        The host.
+
+    Raises:
+        HostReadError: It does not say which CPUs the machine has.
+    """
+    topology = read_topology(tree)
+    isolated = tree.cpus("sys/devices/system/cpu/isolated")
+    # nohz_full reads "(null)" on kernels that have the feature and no such CPU
+    nohz_full = tree.cpus("sys/devices/system/cpu/nohz_full")
+    return Host(
+        root=tree.root,
+        topology=topology,
+        isolated=isolated or CpuSet(),
+        nohz_full=nohz_full or CpuSet(),
+        isolation=read_isolation(tree, topology, isolated, nohz_full),
+    )

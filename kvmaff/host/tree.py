@@ -1,5 +1,5 @@
 """
-Files below a root: this machine's / or a recorded machine's folder.
+Files below a root: this machine's /, a recorded machine's folder, or a capture file.
 
 Rule: a recorded tree comes from strangers. Its files are read to a bound, never through a link in the last
 step, never waiting (a FIFO), and what does not parse is "not told", never a traceback.
@@ -9,38 +9,62 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError, HostReadError
 
-__all__ = ["Tree"]
+__all__ = ["BIG", "FolderTree", "Tree", "open_tree"]
 
 _LIMIT = 1 << 16
+BIG = 1 << 24
+"""Bytes to read at most of files that grow with mounts or interrupts."""
+_PAGE = 4096
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NUMBER = re.compile("0|[1-9][0-9]{0,8}")
+
+
+def open_tree(root: str) -> Tree:
+    """
+    Open a machine's files.
+
+    Args:
+        root: ``/`` for this machine, a folder that holds ``sys`` and ``proc``, or a capture file.
+
+    Returns:
+        The tree; a context manager.
+
+    Raises:
+        HostReadError: There is no such thing, it may not be opened, or it is no capture file.
+    """
+    try:
+        is_file = stat.S_ISREG(os.stat(root).st_mode)
+    except OSError:
+        is_file = False  # a folder or nothing: opening it says what is wrong
+    if not is_file:
+        return FolderTree(root)
+    from kvmaff.host.archive import ArchiveTree  # noqa: PLC0415 - unpacking takes 10 ms to import
+
+    return ArchiveTree(root)
 
 
 class Tree:
     """
-    A root folder that holds ``sys`` and ``proc``; a context manager.
+    The files below a root; a context manager.
+
+    What stores them says how one is read (:meth:`read`) and what a folder holds (:meth:`names`).
 
     Args:
-        root: Its path; ``/`` is this machine.
-
-    Raises:
-        HostReadError: It is no folder, or it may not be opened.
+        root: Where they are; ``/`` is this machine.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
-        try:
-            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise HostReadError(
-                f"{root}: {error.strerror}; a root is / or a folder that holds sys and proc", path=root
-            ) from error
+        self._lists: dict[str, CpuSet] = {}
+        self._masks: dict[str, CpuSet] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -51,35 +75,49 @@ class Tree:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._fd)
+        self.close()
 
-    def text(self, path: str) -> str | None:
+    def close(self) -> None:
+        """Let go of what was opened."""
+
+    def read(self, path: str, limit: int = _LIMIT) -> bytes | None:
         """
         What a file holds.
 
         Args:
             path: Relative to the root.
+            limit: Bytes that it may have at most.
 
         Returns:
-            Its text, white space and NUL bytes at both ends cut off; None where it is missing, no plain file, may not
-            be read, or is longer than 64 KiB.
+            The bytes; None where it is missing, no plain file, may not be read, or is longer.
         """
-        try:
-            fd = os.open(path, _FLAGS, dir_fd=self._fd)
-        except OSError:
-            return None
-        data = b""
-        try:
-            # one read is not a whole file: procfs and sysfs give a page at a time
-            while len(data) <= _LIMIT and (chunk := os.read(fd, _LIMIT)):
-                data += chunk
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        if len(data) > _LIMIT:
-            return None
-        return data.decode("ascii", "replace").strip(" \t\r\n\0")
+        raise NotImplementedError
+
+    def names(self, path: str) -> list[str]:
+        """
+        What a folder holds.
+
+        Args:
+            path: Relative to the root.
+
+        Returns:
+            The names, in no order; none where there is no such folder.
+        """
+        raise NotImplementedError
+
+    def text(self, path: str, limit: int = _LIMIT) -> str | None:
+        """
+        The text of a file.
+
+        Args:
+            path: Relative to the root.
+            limit: Bytes that it may have at most.
+
+        Returns:
+            The text, white space and NUL bytes at both ends cut off; None where :meth:`read` gives none.
+        """
+        data = self.read(path, limit)
+        return None if data is None else data.decode("ascii", "replace").strip(" \t\r\n\0")
 
     def number(self, path: str) -> int | None:
         """
@@ -91,34 +129,53 @@ class Tree:
         Returns:
             It, or None where there is none.
         """
-        text = self.text(path)
-        if text is None or len(text) > 20:
+        data = self.read(path)
+        if data is None or len(data) > 20:
             return None
         try:
-            return int(text)
+            return int(data.rstrip(b" \t\r\n\0"))
         except ValueError:
             return None
 
-    def cpus(self, *lists: str, masks: Sequence[str] = ()) -> CpuSet | None:
+    def cpus(self, *lists: str) -> CpuSet | None:
         """
         The CPUs that the first readable one of several files names.
 
         Args:
             *lists: Files that hold a cpulist, relative to the root.
-            masks: Files that hold a cpumask, asked after those.
 
         Returns:
             The CPUs, or None where no file tells.
         """
-        for path in (*lists, *masks):
-            text = self.text(path)
-            if text is None:
-                continue
-            try:
-                return CpuSet.parse(text) if path in lists else CpuSet.parse_mask(text)
-            except CpuTextError:
-                continue
+        for path in lists:
+            found = self._parsed(path, self._lists, CpuSet.parse)
+            if found is not None:
+                return found
         return None
+
+    def mask(self, path: str) -> CpuSet | None:
+        """
+        The CPUs in a file that holds a cpumask.
+
+        Args:
+            path: Relative to the root.
+
+        Returns:
+            The CPUs, or None where it does not tell.
+        """
+        return self._parsed(path, self._masks, CpuSet.parse_mask)
+
+    def _parsed(self, path: str, known: dict[str, CpuSet], parse: Callable[[str], CpuSet]) -> CpuSet | None:
+        text = self.text(path)
+        if text is None:
+            return None
+        found = known.get(text)  # a core's siblings are those of its L2 cache, too
+        if found is None:
+            try:
+                found = known[text] = parse(text)
+            except CpuTextError:
+                return None
+        return found
 
     def numbered(self, path: str, prefix: str, limit: int) -> list[int]:
         """
@@ -132,14 +189,81 @@ class Tree:
         Returns:
             The numbers in ascending order; none where the folder is missing.
         """
+        tails = [name[len(prefix) :] for name in self.names(path) if name.startswith(prefix)]
+        digits = [tail for tail in tails if _NUMBER.fullmatch(tail)]
+        return sorted(number for number in map(int, digits) if number < limit)
+
+
+class FolderTree(Tree):
+    """
+    A root folder that holds ``sys`` and ``proc``.
+
+    Args:
+        root: Its path; ``/`` is this machine.
+
+    Raises:
+        HostReadError: It is no folder, or it may not be opened.
+    """
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        try:
+            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HostReadError(
+                f"{root}: {error.strerror}; a root is /, a folder that holds sys and proc, or a file made by "
+                "kvmaff capture",
+                path=root,
+            ) from error
+
+    def close(self) -> None:
+        """Close the folder."""
+        os.close(self._fd)
+
+    def read(self, path: str, limit: int = _LIMIT) -> bytes | None:
+        """
+        What a file holds.
+
+        Args:
+            path: Relative to the root.
+            limit: Bytes that it may have at most.
+
+        Returns:
+            The bytes; None where it is missing, no plain file, may not be read, or is longer.
+        """
+        try:
+            fd = os.open(path, _FLAGS, dir_fd=self._fd)
+        except OSError:
+            return None
+        try:
+            data = os.read(fd, _PAGE)
+            # sysfs gives a page at a time, so that less is the end; procfs ends where it likes
+            if len(data) == _PAGE or not path.startswith("sys/"):
+                while len(data) <= limit and (chunk := os.read(fd, limit + 1 - len(data))):
+                    data += chunk
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return None if len(data) > limit else data
+
+    def names(self, path: str) -> list[str]:
+        """
+        What a folder holds.
+
+        Args:
+            path: Relative to the root.
+
+        Returns:
+            The names, in no order; none where there is no such folder.
+        """
         try:
             fd = os.open(path, _FLAGS | os.O_DIRECTORY, dir_fd=self._fd)
         except OSError:
             return []
         try:
-            names = os.listdir(fd)
+            return os.listdir(fd)
+        except OSError:
+            return []
         finally:
             os.close(fd)
-        tails = [name[len(prefix) :] for name in names if name.startswith(prefix)]
-        digits = [tail for tail in tails if re.fullmatch("0|[1-9][0-9]{0,4}", tail)]
-        return sorted(number for number in map(int, digits) if number < limit)

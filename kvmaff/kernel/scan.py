@@ -26,10 +26,12 @@ from kvmaff.kernel.masks import read_masks
 from kvmaff.kernel.native import ffi, lib
 from kvmaff.kernel.text import printable
 
-__all__ = ["PF_KTHREAD", "PF_WORKER", "Proc", "Task", "Tasks", "ticks_now"]
+__all__ = ["PF_KTHREAD", "PF_NO_SETAFFINITY", "PF_WORKER", "Proc", "Task", "Tasks", "ticks_now"]
 
 PF_KTHREAD = 0x00200000
 """Flag of a kernel thread (include/linux/sched.h)."""
+PF_NO_SETAFFINITY = 0x04000000
+"""Flag of a thread whose mask nobody may change."""
 PF_WORKER = 0x00004000 | 0x00000010
 """Flags of a kernel worker inside a process: PF_USER_WORKER (vhost, kvm-nx-lpage) and PF_IO_WORKER."""
 

@@ -138,7 +138,7 @@ class Case:
         self.places: list[Place] = []
         topology = request.host.topology
         self.online = topology.online.bits
-        self.isolated = request.host.isolated.bits
+        self.isolated = request.host.isolation.unbalanced.bits
         self.held_alone = self.held_too = 0
         for held in request.held:
             if held.dedicated:

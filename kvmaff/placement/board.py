@@ -32,7 +32,7 @@ class Board:
     def __init__(self, request: PlacementRequest) -> None:
         topology = request.host.topology
         self.request = request
-        self.isolated = request.host.isolated & topology.online
+        self.isolated = request.host.isolation.unbalanced & topology.online
         self.nodes = _nodes(topology.nodes, topology.online)
         self.distances = {node.number: dict(node.distances) for node in topology.nodes}
         singles = topology.online - CpuSet.union_of(topology.cores)

@@ -265,15 +265,16 @@ class _Search:
             ThreadPlacement(role=Role.IOTHREAD, index=n, cpus=others) for n in range(len(spec.iothreads))
         ]
         threads.append(ThreadPlacement(role=Role.VHOST, index=None, cpus=others))
-        told = self.request.host.topology.nodes
-        nodes = [node.number for node in told if not node.cpus.isdisjoint(candidate.cpus)]
+        told = {node.number for node in self.request.host.topology.nodes}
+        # the board's: where nodes overlap, each CPU counts in one of them, here as in verify
+        used = [node.number for node in self.board.nodes if not node.cpus.isdisjoint(candidate.cpus)]
         return GuestPlacement(
             # stricter than asked, and said so: its other threads are kept off its vCPUs' CPUs
             spec=attrs.evolve(spec, emulator_policy=self._emulator(spec)),
             pid=demand.pid,
             start=demand.start,
             threads=tuple(threads),
-            nodes=tuple(sorted(nodes)),
+            nodes=tuple(sorted(told.intersection(used))),
             score=candidate.score,
             owned=CpuSet() if shared else self._owned(spec, candidate) | (taken.extra or CpuSet()),
         )

@@ -51,15 +51,21 @@ def host_map(host: Host, placement: Placement) -> Text:
     cells = {cpu: _cell(cpu, placement.guests, letters, host) for cpu in topology.online | topology.offline}
     nodes = topology.nodes or ()
     lines: list[str] = []
-    groups = topology.l3 or tuple(node.cpus for node in nodes) or (topology.online,)
-    rest = topology.online - CpuSet.union_of(groups)
+    rest = topology.online
+    groups = []
+    for group in topology.l3 or [node.cpus for node in nodes]:  # nodes may overlap
+        groups.append(group & rest)
+        rest -= group
     cores = [*topology.cores]
     cores += [CpuSet([cpu]) for cpu in topology.online - CpuSet.union_of(cores)]
-    for group in (*groups, *([rest] if rest else [])):
-        if not group:
-            continue
-        inside = [node for node in nodes if not node.cpus.isdisjoint(group)]
-        for part, label in [(group & node.cpus, f"node {node.number}") for node in inside] or [(group, "")]:
+    for group in filter(None, (*groups, rest)):
+        left = group
+        parts = []
+        for node in nodes:  # which may overlap, or not have all CPUs
+            if not node.cpus.isdisjoint(left):
+                parts.append((left & node.cpus, f"node {node.number}"))
+                left -= node.cpus
+        for part, label in [*parts, *([(left, "")] if left else [])]:
             drawn = [
                 "[" + "".join(cells[cpu] for cpu in core & part) + "]"
                 for core in cores
@@ -110,7 +116,7 @@ def _cell(cpu: int, guests: Sequence[GuestPlacement], letters: dict[str, str], h
             return _KEPT
         if any(cpu in guest.cpus for guest in guests):
             return _OTHERS
-        return ":" if cpu in host.isolated else _FREE
+        return ":" if cpu in host.isolation.unbalanced else _FREE
     if len(here) > 1:
         return _MANY
     letter = letters[here[0].spec.name]

@@ -92,7 +92,7 @@ def test_shared_guests(host: Host, journal: Journal, plugins: PluginManager, str
 
 def test_dedicated_guests(host: Host, journal: Journal, plugins: PluginManager) -> None:
     """Dedicated guests get CPUs of their own where there are enough, and where not, what is missing is said."""
-    online = len(host.topology.online - host.isolated)
+    online = len(host.topology.online - host.isolation.unbalanced)
     with microvms(1, 1, plugins=plugins) as look:
         before = masks_of(look())
         placement = kvmaff.place(host, look(), "pack", dedicated=True, plugins=plugins)
@@ -127,7 +127,7 @@ def test_isolated_guest(host: Host, journal: Journal, plugins: PluginManager) ->
 
 def test_isolated_needs_housekeeping(host: Host, plugins: PluginManager) -> None:
     """On a host whose every CPU would be taken, isolated says that no CPU is left for the emulator."""
-    if host.isolated:
+    if host.isolation.unbalanced:
         pytest.skip("this host has isolated CPUs")
     with (
         microvms(len(host.topology.online), plugins=plugins) as look,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.host.cgroup import Grant, cpus_granted
-from kvmaff.host.tree import Tree
+from kvmaff.host.cgroup import Cgroups
+from kvmaff.host.tree import open_tree
 
 V1 = "30 20 0:27 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset\n"
 V2 = "31 20 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -74,19 +74,50 @@ def test_granted(
     tmp_path: Path, mounts: str, own: str, grants: dict[str, str], expected: tuple[str, str] | None
 ) -> None:
     """The grant is that of the thread's own cgroup, or of the nearest ancestor that has one."""
-    with Tree(str(_machine(tmp_path, mounts, own, grants))) as tree:
-        grant = cpus_granted(tree, 7, 8)
+    with open_tree(str(_machine(tmp_path, mounts, own, grants))) as tree:
+        grant = Cgroups(tree).granted(7, 8)
     if expected is None:
         assert grant is None
     else:
-        assert Grant(cgroup=expected[0], cpus=CpuSet.parse(expected[1])) == grant
+        assert grant is not None
+        assert expected == (grant.cgroup, str(grant.cpus))
 
 
 def test_this_process() -> None:
     """What this process may run on lies inside what its cgroup grants."""
-    with Tree("/") as tree:
-        grant = cpus_granted(tree, os.getpid(), os.getpid())
+    with open_tree("/") as tree:
+        grant = Cgroups(tree).granted(os.getpid(), os.getpid())
     if grant is None:
         pytest.skip("no cpuset controller is mounted here")
     assert CpuSet(os.sched_getaffinity(0)) <= grant.cpus
     assert os.path.isdir(grant.cgroup)
+
+
+def test_who_does_not_grant_a_cpu(tmp_path: Path) -> None:
+    """The cgroup nearest to the root that lacks a CPU is to blame, and memory nodes are told, too."""
+    grants = {
+        "sys/fs/cgroup/cpuset.cpus.effective": "0-7\n",
+        "sys/fs/cgroup/cpuset.mems.effective": "0-1\n",
+        "sys/fs/cgroup/a/cpuset.cpus.effective": "0-3\n",
+        "sys/fs/cgroup/a/cpuset.mems.effective": "1\n",
+        "sys/fs/cgroup/a/b/cpuset.cpus.effective": "0-1\n",
+    }
+    with open_tree(str(_machine(tmp_path, V2, "0::/a/b\n", grants))) as tree:
+        grant = Cgroups(tree).granted(7, 8)
+    assert grant is not None
+    assert (CpuSet([0, 1]), (1,)) == (grant.cpus, grant.nodes)
+    assert [None, ("/sys/fs/cgroup/a/b", CpuSet([0, 1])), ("/sys/fs/cgroup/a", CpuSet(range(4)))] == [
+        grant.taken_by(cpu) for cpu in (1, 2, 4)
+    ]
+
+
+def test_a_long_mount_table_and_names_of_any_bytes(tmp_path: Path) -> None:
+    """Thousands of mounts and a cgroup whose name is no ASCII do not hide a grant."""
+    mounts = (
+        "".join(f"{n} 1 0:9 / /very/long/mount/point/{n} rw - overlay overlay rw\n" for n in range(5000)) + V2
+    )
+    grants = {"sys/fs/cgroup/cpuset.cpus.effective": "0-7", "sys/fs/cgroup/größe/cpuset.cpus.effective": "3"}
+    with open_tree(str(_machine(tmp_path, mounts, "0::/größe\n", grants))) as tree:
+        grant = Cgroups(tree).granted(7, 8)
+    assert grant is not None
+    assert CpuSet([3]) == grant.cpus

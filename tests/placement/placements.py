@@ -64,10 +64,12 @@ def any_placements(draw: hs.DrawFn, request: PlacementRequest) -> Placement:
             if draw(hs.booleans()):
                 line = line[spec.max_vcpus :] or line  # those that come later may stay out of the way
         else:
-            vcpus = [draw(some) or topology.online - request.host.isolated] * spec.max_vcpus
+            vcpus = [draw(some) or topology.online - request.host.isolation.unbalanced] * spec.max_vcpus
         mine = CpuSet(cpu for cpus in vcpus for cpu in cpus)
         others = draw(
-            hs.sampled_from((mine, CpuSet(line[-1:]), topology.online - request.host.isolated - mine))
+            hs.sampled_from(
+                (mine, CpuSet(line[-1:]), topology.online - request.host.isolation.unbalanced - mine)
+            )
         )
         if spec.emulator_policy is EmulatorPolicy.SHARE and draw(hs.booleans()):
             others = mine

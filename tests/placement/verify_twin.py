@@ -51,7 +51,7 @@ class _World:
         topology = request.host.topology
         self.request = request
         self.online = set(topology.online)
-        self.isolated = set(request.host.isolated)
+        self.isolated = set(request.host.isolation.unbalanced)
         self.node_of: dict[int, int] = {}
         for node in topology.nodes:
             for cpu in node.cpus:

@@ -72,17 +72,30 @@ def test_the_same_request_has_the_same_answer(name: str, request: PlacementReque
 def test_a_shared_guest_always_has_a_place(name: str, host: Host, vcpus: int) -> None:
     """A shared guest is refused only where no CPU is left that is not isolated."""
     request = PlacementRequest(host=host, demands=(Demand(spec=GuestSpec(name="g", vcpus=vcpus)),))
-    if host.topology.online - host.isolated:
+    if host.topology.online - host.isolation.unbalanced:
         assert 1 == len(_place(name, request).guests)
     else:
         with pytest.raises(PlacementImpossible):
             _place(name, request)
 
 
+@pytest.mark.parametrize("name", ["pack", "spread", "numa"])
+@given(host=st.overlapping(), vcpus=hs.integers(1, 8), policy=hs.sampled_from(VcpuPolicy))
+def test_nodes_that_overlap(name: str, host: Host, vcpus: int, policy: VcpuPolicy) -> None:
+    """Where buggy firmware has CPUs in several nodes, an answer keeps the rules all the same."""
+    guest = GuestSpec(name="g", vcpus=vcpus, vcpu_policy=policy)
+    request = PlacementRequest(host=host, demands=(Demand(spec=guest),))
+    try:
+        placement = _place(name, request)
+    except PlacementImpossible:
+        return
+    assert () == tuple(verify(request, placement))
+
+
 @given(host=st.hosts(), data=hs.data())
 def test_a_dedicated_guest_of_one_node_is_not_refused(host: Host, data: hs.DataObject) -> None:
     """Where some node has enough free CPUs for a plain dedicated guest, numa and pack place it in one node."""
-    nodes = [node.cpus - host.isolated for node in host.topology.nodes]
+    nodes = [node.cpus - host.isolation.unbalanced for node in host.topology.nodes]
     most = max((len(cpus) for cpus in nodes), default=0)
     if most:
         spec = GuestSpec(name="g", vcpus=data.draw(hs.integers(1, most)), vcpu_policy=VcpuPolicy.DEDICATED)
@@ -106,7 +119,7 @@ def test_never_refuses_what_fits(
         threads = 1
     vcpus *= 2 if policy is ThreadPolicy.REQUIRE or threads == 2 else 1
     guest = spec("g", vcpus, thread_policy=policy, threads=threads)
-    pool = host.topology.online - host.isolated
+    pool = host.topology.online - host.isolation.unbalanced
     told = CpuSet.union_of(host.topology.cores)
     cores = [*host.topology.cores, *(CpuSet([cpu]) for cpu in host.topology.online - told)]
     count = {

@@ -175,7 +175,7 @@ class _Search:
         """CPUs that a guest's vCPUs may come to."""
         dedicated = demand.spec.vcpu_policy is VcpuPolicy.DEDICATED
         taken = self.used if dedicated else self.owned
-        return self.request.usable(demand) - self.request.host.isolated - taken
+        return self.request.usable(demand) - self.request.host.isolation.unbalanced - taken
 
     def load(self, group: CpuSet, more: int) -> Fraction:
         """VCPUs for each CPU of a group, with some more in it; each of another guest counts by where it may run."""
@@ -301,7 +301,7 @@ class _Search:
                 raise _Refusal(f"no housekeeping CPU would be left for {whose} emulator threads")
 
     def _housekeeping(self, demand: Demand) -> CpuSet:
-        return self.request.usable(demand) - self.request.host.isolated - self.owned
+        return self.request.usable(demand) - self.request.host.isolation.unbalanced - self.owned
 
     def finished(self, demand: Demand) -> GuestPlacement:
         """Return the place of a guest that was taken, all threads where its emulator policy has them."""

@@ -191,3 +191,35 @@ class Fields:
         if not cpus:
             raise ValueError(f"{self.where}: {name!r} names no CPU")
         return cpus
+
+    def cpus_or_none(self, name: str) -> CpuSet | None:
+        """
+        A cpulist, which may name no CPU, or null.
+
+        Args:
+            name: The field.
+
+        Returns:
+            The CPUs.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        if self.value(name) is None:
+            return None
+        return self.cpus(name) if self.text(name) else CpuSet()
+
+    def text_or_none(self, name: str) -> str | None:
+        """
+        A text or null.
+
+        Args:
+            name: The field.
+
+        Returns:
+            It.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        return None if self.value(name) is None else self.text(name)
