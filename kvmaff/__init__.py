@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvmaff.api import guests, pin, pin_process, place, plan, undo
+    from kvmaff.api import capture, guests, pin, pin_process, place, plan, undo
     from kvmaff.binding.plan import Change, Plan
     from kvmaff.binding.report import Outcome, Report, ThreadResult
     from kvmaff.cpuset import CpuSet
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SpecError,
         Unsupported,
     )
+    from kvmaff.formats.capture import Captured
     from kvmaff.formats.specs import SpecEntry, read_specs
     from kvmaff.guest.guest import Guest, GuestThread, Role
     from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
@@ -36,8 +37,14 @@ if TYPE_CHECKING:
     from kvmaff.hooks.manager import PluginManager
     from kvmaff.hooks.plugin import PluginInfo
     from kvmaff.hooks.specs import hookimpl
+    from kvmaff.host.cgroup import Grant
+    from kvmaff.host.grants import granted, why_not
+    from kvmaff.host.irqs import Irq
+    from kvmaff.host.isolation import Isolation, Kept, KeptFrom
+    from kvmaff.host.occupants import Occupancy, on_cpus
     from kvmaff.host.reader import Host, read_host
-    from kvmaff.host.topology import NumaNode, Topology
+    from kvmaff.host.threads import Thread
+    from kvmaff.host.topology import CoreKind, HugePages, NumaNode, Topology
     from kvmaff.placement.objective import Grain, Level, Objective
     from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement, Unplaced
     from kvmaff.placement.request import Demand, Held, PlacementRequest
@@ -48,12 +55,15 @@ if TYPE_CHECKING:
 __all__ = [
     "AmbiguousGuest",
     "BindingFailed",
+    "Captured",
     "Change",
+    "CoreKind",
     "CpuSet",
     "CpuTextError",
     "Demand",
     "EmulatorPolicy",
     "Grain",
+    "Grant",
     "Guest",
     "GuestCell",
     "GuestNotFound",
@@ -64,12 +74,18 @@ __all__ = [
     "Held",
     "Host",
     "HostReadError",
+    "HugePages",
+    "Irq",
+    "Isolation",
     "JournalError",
+    "Kept",
+    "KeptFrom",
     "KvmaffError",
     "Level",
     "NoOptions",
     "NumaNode",
     "Objective",
+    "Occupancy",
     "Outcome",
     "Placement",
     "PlacementImpossible",
@@ -86,6 +102,7 @@ __all__ = [
     "SpecEntry",
     "SpecError",
     "Strategy",
+    "Thread",
     "ThreadPlacement",
     "ThreadPolicy",
     "ThreadResult",
@@ -95,8 +112,11 @@ __all__ = [
     "VcpuPolicy",
     "Violation",
     "Vmm",
+    "capture",
+    "granted",
     "guests",
     "hookimpl",
+    "on_cpus",
     "pin",
     "pin_process",
     "place",
@@ -106,10 +126,11 @@ __all__ = [
     "solve",
     "undo",
     "verify",
+    "why_not",
 ]
 
 _HOMES = {
-    "kvmaff.api": ("guests", "pin", "pin_process", "place", "plan", "undo"),
+    "kvmaff.api": ("capture", "guests", "pin", "pin_process", "place", "plan", "undo"),
     "kvmaff.binding.plan": ("Change", "Plan"),
     "kvmaff.binding.report": ("Outcome", "Report", "ThreadResult"),
     "kvmaff.cpuset": ("CpuSet",),
@@ -136,8 +157,15 @@ _HOMES = {
     "kvmaff.hooks.plugin": ("PluginInfo",),
     "kvmaff.hooks.specs": ("hookimpl",),
     "kvmaff.formats.specs": ("SpecEntry", "read_specs"),
+    "kvmaff.formats.capture": ("Captured",),
+    "kvmaff.host.cgroup": ("Grant",),
+    "kvmaff.host.grants": ("granted", "why_not"),
+    "kvmaff.host.irqs": ("Irq",),
+    "kvmaff.host.isolation": ("Isolation", "Kept", "KeptFrom"),
+    "kvmaff.host.occupants": ("Occupancy", "on_cpus"),
+    "kvmaff.host.threads": ("Thread",),
     "kvmaff.host.reader": ("Host", "read_host"),
-    "kvmaff.host.topology": ("NumaNode", "Topology"),
+    "kvmaff.host.topology": ("CoreKind", "HugePages", "NumaNode", "Topology"),
     "kvmaff.placement.objective": ("Grain", "Level", "Objective"),
     "kvmaff.placement.placement": ("GuestPlacement", "Placement", "Score", "ThreadPlacement", "Unplaced"),
     "kvmaff.placement.request": ("Demand", "Held", "PlacementRequest"),

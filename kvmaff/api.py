@@ -18,6 +18,8 @@ from kvmaff.binding.survey import demands_of, free_memory, held_by
 from kvmaff.binding.undo import undo as undo_record
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible, RequestError
+from kvmaff.formats.capture import Captured
+from kvmaff.formats.capture import capture as write_capture
 from kvmaff.formats.matching import specs_for
 from kvmaff.formats.specs import SpecEntry, read_specs
 from kvmaff.guest.discover import find_guests
@@ -33,6 +35,7 @@ from kvmaff.placement.verify import verify
 
 __all__ = [
     "DEFAULT_STRATEGY",
+    "capture",
     "guests",
     "pin",
     "pin_process",
@@ -63,6 +66,29 @@ def guests(host: Host, *, vmms: Sequence[Vmm] | None = None) -> tuple[Guest, ...
         Unsupported: /proc is that of another pid namespace.
     """
     return find_guests(host.root, vmms=_vmms() if vmms is None else vmms)
+
+
+def capture(
+    path: str | os.PathLike[str], *, host: Host | None = None, command_lines: bool = False
+) -> Captured:
+    """
+    Write a host into one file, for a later :func:`read_host` elsewhere.
+
+    Args:
+        path: The file; one that is there is replaced when the new one is whole.
+        host: The host, read anew; None for this machine.
+        command_lines: Keep the command lines of all processes, which may hold secrets.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        HostReadError: The machine cannot be read.
+        RequestError: It is too large for a capture.
+        Unsupported: /proc is that of another pid namespace.
+        OSError: The file cannot be written; nothing is left behind.
+    """
+    return write_capture(path, root=host.root if host else "/", command_lines=command_lines, vmms=_vmms())
 
 
 def pin(

@@ -6,7 +6,9 @@ import click
 
 from kvmaff import __version__
 from kvmaff.cli.apply import apply
+from kvmaff.cli.capture import capture
 from kvmaff.cli.common import Group
+from kvmaff.cli.cpu import cpu
 from kvmaff.cli.demo import demo
 from kvmaff.cli.guests import guests
 from kvmaff.cli.pin import pin
@@ -33,5 +35,5 @@ def app() -> None:
     """
 
 
-for _command in (apply, demo, guests, pin, place, plan, plugins, topology, undo):
+for _command in (apply, capture, cpu, demo, guests, pin, place, plan, plugins, topology, undo):
     app.add_command(_command)

@@ -35,9 +35,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 root_option = click.option(
     "--root",
     default="/",
-    metavar="DIR",
+    metavar="PATH",
     show_default=True,
-    help="A recorded machine: a folder that holds its sys and proc.",
+    help="Another machine: a folder that holds its sys and proc, or a file made by kvmaff capture.",
 )
 
 

@@ -185,4 +185,4 @@ def _named(
 
 
 def _has_proc(root: str) -> bool:
-    return os.path.isdir(os.path.join(root, "proc"))
+    return os.path.isdir(os.path.join(root, "proc")) or os.path.isfile(root)

@@ -27,7 +27,8 @@ from kvmaff.guest.usage import cpu_times
 from kvmaff.guest.vmm import Vmm
 from kvmaff.host.reader import Host, read_host
 from kvmaff.placement.fit import fit_in_node
-from kvmaff.report.tables import guests_table, host_table, load_table, report_table
+from kvmaff.report.hostsummary import host_summary
+from kvmaff.report.tables import guests_table, load_table, report_table
 from kvmaff.testing.microvm import Microvm, Mode
 from kvmaff.testing.vouched import vouch
 
@@ -104,7 +105,7 @@ class _Stage:
     def play(self, seconds: float) -> dict[str, Any]:
         """Run the demo and return what it found, for JSON."""
         self._show(f"1  this host{'' if self.host.topology.cores else ' (it does not say much of itself)'}")
-        self._show(host_table(self.host))
+        self._show(host_summary(self.host))
         before = self._guests()
         label = "real KVM" if all(vm.kvm for vm in self.microvms) else str(self.microvms[0].why)
         self._show(f"2  {len(before)} guests, started for this demo ({label})")

@@ -6,7 +6,7 @@ These shapes are a contract: other programs read them. CPUs are cpulists, as eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -16,10 +16,21 @@ from kvmaff.binding.report import Report
 from kvmaff.binding.undo import Listed
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest
+from kvmaff.host.isolation import Kept
+from kvmaff.host.occupants import Occupancy
 from kvmaff.host.reader import Host
+from kvmaff.host.threads import Thread
 from kvmaff.placement.placement import Placement, Unplaced
 
-__all__ = ["guests_data", "placement_data", "plan_data", "records_data", "report_data", "topology_data"]
+__all__ = [
+    "cpu_data",
+    "guests_data",
+    "placement_data",
+    "plan_data",
+    "records_data",
+    "report_data",
+    "topology_data",
+]
 
 
 def topology_data(host: Host) -> dict[str, Any]:
@@ -30,12 +41,14 @@ def topology_data(host: Host) -> dict[str, Any]:
         host: The host.
 
     Returns:
-        ``possible, present, online, isolated, nohz_full`` as cpulists; ``packages, dies, clusters, cores, l2, l3`` as
-        lists of cpulists, empty where the machine does not say; ``nodes`` by number, with ``cpus, memory_bytes``
-        (null where not told) and ``distances`` by node number.
+        ``possible, present, online, isolated, nohz_full`` as cpulists; ``drawers, books, packages, dies, clusters,
+        cores, l2, l3`` as lists of cpulists, empty where the machine does not say; ``kinds``, a list of ``name, cpus``;
+        ``smt``; ``nodes`` by number, with ``cpus, memory_bytes`` (null where not told), ``distances`` by node number
+        and ``huge_pages``, a list of ``size_bytes, total, free``; the machine's ``huge_pages``; ``isolation``, a list
+        of ``cpus, from, by``, and ``doubts`` about it.
     """
     topology = host.topology
-    levels = ("packages", "dies", "clusters", "cores", "l2", "l3")
+    levels = ("drawers", "books", "packages", "dies", "clusters", "cores", "l2", "l3")
     return {
         "possible": str(topology.possible),
         "present": str(topology.present),
@@ -43,14 +56,60 @@ def topology_data(host: Host) -> dict[str, Any]:
         "isolated": str(host.isolated),
         "nohz_full": str(host.nohz_full),
         **{level: [str(group) for group in getattr(topology, level)] for level in levels},
+        "kinds": [{"name": kind.name, "cpus": str(kind.cpus)} for kind in topology.kinds],
+        "smt": topology.smt,
         "nodes": {
             str(node.number): {
                 "cpus": str(node.cpus),
                 "memory_bytes": node.memory_bytes,
                 "distances": {str(other): distance for other, distance in node.distances},
+                "huge_pages": [attrs.asdict(pages) for pages in node.huge_pages],
             }
             for node in topology.nodes
         },
+        "huge_pages": [attrs.asdict(pages) for pages in topology.huge_pages],
+        "isolation": _kept(host.isolation.kept),
+        "doubts": list(host.isolation.doubts),
+    }
+
+
+def cpu_data(found: Occupancy, names: Mapping[int, str], why_not: str | None) -> dict[str, Any]:
+    """
+    Describe what runs on a CPU.
+
+    Args:
+        found: What runs there.
+        names: What the threads of guests are, by thread number.
+        why_not: Why the process in question may not run there; None where it may.
+
+    Returns:
+        ``cpu, state, isolated, isolation`` (as in :func:`topology_data`), ``clean``, ``dirt`` (sentences), ``own,
+        bound, here, movable`` (lists of ``pid, tid, ppid, uid, name, args, mask, cpu, guest``), ``others`` (how many),
+        ``irqs`` (a list of ``number, name, count, allowed, effective``) and ``why_not``.
+    """
+    return {
+        "cpu": found.cpu,
+        "state": found.state,
+        "isolated": found.isolated,
+        "isolation": _kept(found.kept),
+        "clean": found.clean,
+        "dirt": list(found.dirt),
+        **{
+            group: [_thread(thread, names.get(thread.tid)) for thread in getattr(found, group)]
+            for group in ("own", "bound", "here", "movable")
+        },
+        "others": found.others,
+        "irqs": [
+            {
+                "number": irq.number,
+                "name": irq.name,
+                "count": irq.count(found.cpu),
+                "allowed": _text(irq.allowed),
+                "effective": _text(irq.effective),
+            }
+            for irq in found.irqs
+        ],
+        "why_not": why_not,
     }
 
 
@@ -211,3 +270,21 @@ def records_data(records: Iterable[Listed]) -> list[dict[str, Any]]:
 
 def _text(cpus: CpuSet | None) -> str | None:
     return None if cpus is None else str(cpus)
+
+
+def _kept(kept: Iterable[Kept]) -> list[dict[str, str]]:
+    return [{"cpus": str(one.cpus), "from": one.what.value, "by": one.by} for one in kept]
+
+
+def _thread(thread: Thread, guest: str | None) -> dict[str, Any]:
+    return {
+        "pid": thread.pid,
+        "tid": thread.tid,
+        "ppid": thread.ppid,
+        "uid": thread.uid,
+        "name": thread.name,
+        "args": thread.args,
+        "mask": _text(thread.mask),
+        "cpu": thread.cpu,
+        "guest": guest,
+    }

@@ -14,6 +14,7 @@ from itertools import pairwise
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
 from kvmaff.guest.proof import UNKNOWN_VMM, Evidence, examine
+from kvmaff.guest.recorded import recorded_guests
 from kvmaff.guest.spec import MAX_VCPUS
 from kvmaff.guest.vmm import BUILTIN, QEMU, Vmm, roles_of
 from kvmaff.kernel.scan import PF_KTHREAD, Proc, Task, Tasks
@@ -33,7 +34,7 @@ def find_guests(
     Find the running guests, and what only claims to be one.
 
     Args:
-        root: ``/``, or the root of a recorded machine.
+        root: ``/``, or the root of a recorded machine, whose capture says what was found and proved then.
         vmms: VMMs to know beside the built-in ones.
         pids: Look at these processes only; None for all.
 
@@ -41,8 +42,11 @@ def find_guests(
         The guests, in order of name and process; a guest that ends meanwhile is left out.
 
     Raises:
-        HostReadError: There is no /proc.
+        HostReadError: There is no /proc, or a capture is damaged.
     """
+    recorded = None if root == "/" else recorded_guests(root)
+    if recorded is not None:
+        return tuple(guest for guest in recorded.guests if pids is None or guest.pid in pids)
     known = (*vmms, *BUILTIN)
     with Proc(root) as proc:
         evidence = {}

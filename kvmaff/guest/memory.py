@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from kvmaff.guest.recorded import recorded_guests
 from kvmaff.kernel.scan import Proc
 
 __all__ = ["memory_by_node"]
@@ -30,8 +31,11 @@ def memory_by_node(pid: int, root: str = "/") -> tuple[tuple[int, int], ...]:
         (node, bytes) by node number; nothing where that may not be read.
 
     Raises:
-        HostReadError: There is no /proc.
+        HostReadError: There is no /proc, or a capture is damaged.
     """
+    recorded = None if root == "/" else recorded_guests(root)
+    if recorded is not None:
+        return recorded.memory.get(pid, ())
     found: dict[int, int] = {}
     with Proc(root) as proc:
         text = proc.read(f"{pid}/numa_maps", _LIMIT) or b""

@@ -21,17 +21,8 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
 from kvmaff.host.reader import Host
 
-__all__ = ["guests_table", "host_table", "load_table", "plan_table", "records_table", "report_table"]
+__all__ = ["guests_table", "load_table", "plan_table", "records_table", "report_table"]
 
-_LEVELS = (
-    ("packages", "package"),
-    ("dies", "die"),
-    ("l3", "L3 cache"),
-    ("clusters", "cluster"),
-    ("l2", "L2 cache"),
-    ("cores", "core"),
-)
-_SHOWN_GROUPS = 16
 _STYLE = {
     Outcome.SET: "green",
     Outcome.RESTORED: "green",
@@ -40,41 +31,6 @@ _STYLE = {
     Outcome.CLIPPED: "red",
     Outcome.REFUSED: "red",
 }
-
-
-def host_table(host: Host) -> Table:
-    """
-    Show a host at a glance.
-
-    Args:
-        host: The host.
-
-    Returns:
-        A table of two columns.
-    """
-    topology = host.topology
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("CPUs online", f"{len(topology.online)} ({topology.online})")
-    if topology.offline:
-        table.add_row("CPUs offline", f"{len(topology.offline)} ({topology.offline})")
-    for level, word in _LEVELS:
-        groups: tuple[CpuSet, ...] = getattr(topology, level)
-        if groups:
-            shown = "  ".join(str(group) for group in groups[:_SHOWN_GROUPS])
-            more = f"  … and {len(groups) - _SHOWN_GROUPS} more" if len(groups) > _SHOWN_GROUPS else ""
-            table.add_row(f"{word}s", f"{len(groups)}, {_sizes(groups)}:  {shown}{more}")
-        elif level in ("packages", "cores", "l3"):
-            table.add_row(f"{word}s", "not told by this machine")
-    for node in topology.nodes:
-        memory = "memory not told" if node.memory_bytes is None else f"{node.memory_bytes / 2**30:.1f} GiB"
-        far = " ".join(str(distance) for _, distance in node.distances)
-        cpus = f"CPUs {node.cpus}" if node.cpus else "no CPUs"
-        table.add_row(f"NUMA node {node.number}", f"{cpus}; {memory}" + (f"; distances {far}" if far else ""))
-    table.add_row("isolated", str(host.isolated) or "none")
-    table.add_row("nohz_full", str(host.nohz_full) or "none")
-    return table
 
 
 def guests_table(guests: Sequence[Guest], *, every_thread: bool = False) -> Table:
@@ -213,21 +169,6 @@ def load_table(host: Host, guests: Sequence[Guest]) -> Table:
     if idle:
         table.add_row(str(idle), "", "", Text("-"), Text("-"))
     return table
-
-
-def _sizes(groups: Sequence[CpuSet]) -> str:
-    counts: dict[int, int] = {}
-    for group in groups:
-        counts[len(group)] = counts.get(len(group), 0) + 1
-    if len(counts) == 1:
-        return f"{_count(next(iter(counts)), 'CPU')} each"
-    return ", ".join(
-        f"{count} of {_count(size, 'CPU')}" for size, count in sorted(counts.items(), reverse=True)
-    )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _groups(threads: Sequence[GuestThread], *, every_thread: bool) -> list[list[GuestThread]]:

@@ -40,7 +40,8 @@ def answer(*words: str, code: int = 0) -> Any:
 
 
 @pytest.mark.parametrize(
-    "command", ["apply", "demo", "guests", "pin", "place", "plan", "plugins", "topology", "undo"]
+    "command",
+    ["apply", "capture", "cpu", "demo", "guests", "pin", "place", "plan", "plugins", "topology", "undo"],
 )
 def test_help_shows_an_example(command: str) -> None:
     """Every command's help shows an example that begins with the command, and names --json."""
@@ -64,13 +65,14 @@ def test_topology(host: Host) -> None:
     data = answer("topology")
     assert {
         *("possible", "present", "online", "isolated", "nohz_full"),
-        *("packages", "dies", "clusters", "cores", "l2", "l3", "nodes"),
+        *("drawers", "books", "packages", "dies", "clusters", "cores", "l2", "l3", "kinds", "smt"),
+        *("nodes", "huge_pages", "isolation", "doubts"),
     } == set(data)
     assert Path("/sys/devices/system/cpu/online").read_text().strip() == data["online"]
     assert [str(core) for core in host.topology.cores] == data["cores"]
     for node in data["nodes"].values():
-        assert {"cpus", "memory_bytes", "distances"} == set(node)
-    assert "CPUs online" in run("topology").stdout
+        assert {"cpus", "memory_bytes", "distances", "huge_pages"} == set(node)
+    assert "logical CPUs" in run("topology").stdout
 
 
 def test_topology_of_a_recorded_machine(tmp_path: Path) -> None:
@@ -79,9 +81,29 @@ def test_topology_of_a_recorded_machine(tmp_path: Path) -> None:
     cpu.mkdir(parents=True)
     (cpu / "online").write_text("0-511")
     assert "0-511" == answer("topology", "--root", str(tmp_path))["online"]
+    assert (
+        "logical CPUs              512 (0-511)"
+        == run("topology", "--root", str(tmp_path)).stdout.splitlines()[0]
+    )
+    done = run("topology", "--root", str(tmp_path), "--tree")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert ["512 PUs online: 0-511", "└─ 512 PUs"] == done.stdout.splitlines()
     done = run("topology", "--root", str(tmp_path / "nothing"))
     assert (1, "") == (done.returncode, done.stdout)
     assert str(tmp_path / "nothing") in done.stderr
+
+
+def test_topology_tree_has_guests() -> None:
+    """topology --tree shows a running guest's vCPU on the CPU that it ran on last."""
+    with Microvm.start("in-the-tree", vcpus=1, mode=Mode.HALT) as vm:
+        if not vm.kvm:
+            pytest.skip(str(vm.why))
+        done = run("topology", "--tree")
+    assert 0 == done.returncode
+    assert (
+        f"{len(CpuSet.parse(Path('/sys/devices/system/cpu/online').read_text()))} PUs online: " in done.stdout
+    )
+    assert "in-the-tree vcpu 0" in done.stdout
 
 
 @needs_qemu
@@ -239,7 +261,7 @@ def test_demo_for_people() -> None:
     """What the demo prints names the host, the guests, the commands, and what the kernel said."""
     out = run("demo", "--seconds", "0.2").stdout
     for words in (
-        "CPUs online",
+        "logical CPUs",
         "demo-3",
         "kvmaff pin demo-1 0=",
         "threads have the mask that was asked",

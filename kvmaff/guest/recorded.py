@@ -1,0 +1,149 @@
+"""
+Guests as a capture holds them: what was found and proved when it was made.
+
+A capture comes from strangers. Every field is checked; what it calls proved is taken at its word, since nothing can be
+bound by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from kvmaff.errors import HostReadError
+from kvmaff.fields import Fields
+from kvmaff.guest.guest import Guest, GuestThread, Role
+from kvmaff.guest.spec import MAX_VCPUS
+from kvmaff.host.tree import BIG, open_tree
+from kvmaff.kernel.text import printable
+
+__all__ = ["GUESTS_FILE", "Recorded", "guests_text", "recorded_guests"]
+
+GUESTS_FILE = "kvmaff/guests.json"
+"""Where a capture has them."""
+
+Memory = tuple[tuple[int, int], ...]
+
+
+@attrs.frozen(kw_only=True)
+class Recorded:
+    """
+    The guests of a recorded machine.
+
+    Attributes:
+        guests: The guests.
+        memory: (node, bytes) of each process's memory, by process.
+    """
+
+    guests: tuple[Guest, ...]
+    memory: Mapping[int, Memory]
+
+
+def guests_text(guests: Iterable[Guest], memory: Mapping[int, Memory]) -> str:
+    """
+    Write guests down.
+
+    Args:
+        guests: The guests.
+        memory: (node, bytes) of their memory, by process.
+
+    Returns:
+        JSON.
+    """
+    data = []
+    for guest in guests:
+        fields = attrs.asdict(guest, recurse=False)
+        fields["threads"] = [
+            {
+                **attrs.asdict(thread, recurse=False),
+                "mask": None if thread.mask is None else str(thread.mask),
+            }
+            for thread in guest.threads
+        ]
+        data.append({**fields, "memory": [list(pair) for pair in memory.get(guest.pid, ())]})
+    return json.dumps({"guests": data})
+
+
+def recorded_guests(root: str) -> Recorded | None:
+    """
+    Read the guests of a recorded machine.
+
+    Args:
+        root: A recorded machine's folder or capture file.
+
+    Returns:
+        The guests, none in an archive that is no capture of ours; None for a folder where no capture wrote them down.
+
+    Raises:
+        HostReadError: What it wrote makes no sense; says which field.
+    """
+    with open_tree(root) as tree:
+        data = tree.read(GUESTS_FILE, BIG)
+    if data is None:
+        return Recorded(guests=(), memory={}) if os.path.isfile(root) else None
+    path = f"{root.rstrip('/')}/{GUESTS_FILE}"
+    try:
+        top = Fields(json.loads(data), "the file")
+        found = [_guest(Fields(item, f"guest {place}")) for place, item in enumerate(top.items("guests"))]
+    except (ValueError, RecursionError) as error:
+        raise HostReadError(f"{path}: {error}", path=path) from None
+    return Recorded(
+        guests=tuple(guest for guest, _ in found), memory={guest.pid: memory for guest, memory in found}
+    )
+
+
+def _guest(fields: Fields) -> tuple[Guest, Memory]:
+    most = fields.number_or_none("max_vcpus", least=1)
+    pid = fields.number("pid", least=1)
+    guest = Guest(
+        name=_text(fields.text("name")),
+        uuid=_maybe(fields.text_or_none("uuid")),
+        pid=pid,
+        start=fields.number("start"),
+        seen=fields.number("seen"),
+        vmm=_text(fields.text("vmm")),
+        kvm=None if fields.value("kvm") is None else fields.flag("kvm"),
+        verified=fields.flag("verified"),
+        why=_maybe(fields.text_or_none("why")),
+        doubt=_maybe(fields.text_or_none("doubt")),
+        threads=tuple(
+            _thread(Fields(item, f"{fields.where}, thread {place}"), pid)
+            for place, item in enumerate(fields.items("threads"))
+        ),
+        max_vcpus=None if most is None else min(most, MAX_VCPUS),
+    )
+    memory = []
+    for pair in fields.items("memory"):
+        if not isinstance(pair, list) or len(pair) != 2 or any(type(n) is not int or n < 0 for n in pair):
+            raise ValueError(f"{fields.where}: 'memory' is no list of [node, bytes]")
+        memory.append((pair[0], pair[1]))
+    return guest, tuple(memory)
+
+
+def _thread(fields: Fields, pid: int) -> GuestThread:
+    role: Any = fields.value("role")
+    if role not in list(Role):
+        raise ValueError(f"{fields.where}: 'role' is no role")
+    return GuestThread(
+        pid=pid,
+        tid=fields.number("tid", least=1),
+        ino=fields.number("ino"),
+        start=fields.number("start"),
+        role=Role(role),
+        index=fields.number_or_none("index"),
+        name=_text(fields.text("name")),
+        mask=fields.cpus_or_none("mask"),
+        cpu=fields.number_or_none("cpu"),
+    )
+
+
+def _text(text: str, limit: int = 512) -> str:
+    return printable(text.encode(errors="replace"), limit)
+
+
+def _maybe(text: str | None) -> str | None:
+    return None if text is None else _text(text)
