@@ -17,11 +17,12 @@ from hypothesis import strategies as hs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.host.isolation import Isolation, Kept, KeptFrom
 from kvmaff.host.reader import Host
-from kvmaff.host.topology import NumaNode, Topology
+from kvmaff.host.topology import CoreKind, HugePages, NumaNode, Topology
 from kvmaff.placement.request import Demand, Held, PlacementRequest
 
-__all__ = ["hosts", "placement_specs", "requests", "topologies"]
+__all__ = ["hosts", "overlapping", "placement_specs", "requests", "topologies"]
 
 _GIB = 1 << 30
 _CORES = (
@@ -29,6 +30,13 @@ _CORES = (
     *("o-", "-o", "oi", "ooo-", "o-o-", "oiio", "--", "-", "i-"),
 )
 _LEVELS = ("nodes", "l3", "l2", "cores", "clusters", "dies")
+_KINDS = (
+    ("P", "E", "LP-E"),
+    ("capacity 1024", "capacity 718", "capacity 280"),
+    ("5000 MHz", "4000 MHz", "2500 MHz"),
+)
+_SMT = (None, "on", "off", "forceoff", "notsupported", "notimplemented", "4")
+_ISOLCPUS = (None, "", "domain,", "managed_irq,domain,", "nohz,domain,managed_irq,")
 _DISTANCES = (21, 20, 11, 12, 16, 31, 40, 254)
 
 
@@ -102,7 +110,54 @@ def _machines(draw: hs.DrawFn) -> tuple[Topology, CpuSet]:
         nodes=() if "nodes" in silent else nodes,
     )
     isolated = CpuSet(cpu for cpu, one in state.items() if one == "i")
-    return topology, isolated
+    return draw(_detailed(topology)), isolated
+
+
+@hs.composite
+def _detailed(draw: hs.DrawFn, topology: Topology) -> Topology:
+    """Return a strategy of a machine with what fewer machines have; drawn last, as placement asks for none of it."""
+    if not draw(hs.booleans()):
+        return topology
+    units = topology.cores or tuple(CpuSet([cpu]) for cpu in topology.online)
+    labels = draw(
+        hs.just([0] * len(units)) | hs.lists(hs.integers(0, 2), min_size=len(units), max_size=len(units))
+    )
+    names = draw(hs.sampled_from(_KINDS[: 3 if len(topology.packages) == 1 else 2]))
+    kinds = [
+        CoreKind(
+            name=names[label],
+            cpus=CpuSet.union_of(unit for unit, own in zip(units, labels, strict=True) if own == label),
+        )
+        for label in sorted(set(labels))
+    ]
+    books = draw(hs.sampled_from((0, 0, 0, 0, 1, 2)))  # packages of a book, books of a drawer
+    pages = hs.integers(0, 40).flatmap(
+        lambda total: hs.tuples(
+            hs.sampled_from((64 << 10, 2 << 20, _GIB, 16 * _GIB)), hs.just(total), hs.integers(0, total)
+        )
+    )
+    sizes = hs.lists(pages, unique_by=lambda each: each[0], max_size=2).map(
+        lambda some: tuple(
+            HugePages(size_bytes=size, total=total, free=free) for size, total, free in sorted(some)
+        )
+    )
+    return attrs.evolve(
+        topology,
+        books=_joined(topology.packages, books),
+        drawers=_joined(_joined(topology.packages, books), books),
+        kinds=tuple(kinds) if len(kinds) > 1 else (),
+        smt=draw(hs.sampled_from(_SMT)),
+        nodes=tuple(attrs.evolve(node, huge_pages=draw(sizes)) for node in topology.nodes),
+        huge_pages=draw(sizes),
+    )
+
+
+def _joined(groups: tuple[CpuSet, ...], size: int) -> tuple[CpuSet, ...]:
+    """Return the level above: some groups of a level together; none where the size is 0."""
+    starts = range(0, len(groups), size) if size else ()
+    return tuple(
+        sorted((CpuSet.union_of(groups[at : at + size]) for at in starts), key=lambda group: group.first)
+    )
 
 
 @hs.composite
@@ -181,16 +236,65 @@ def topologies() -> hs.SearchStrategy[Topology]:
 @hs.composite
 def hosts(draw: hs.DrawFn) -> Host:
     """
-    Machines with isolated CPUs; at least one online CPU is not.
+    Machines with isolated CPUs, by the boot and by cgroups; at least one online CPU is not.
 
     Returns:
         A strategy; the hosts are not live.
     """
     topology, isolated = draw(_machines())
-    quiet = draw(hs.booleans())
+    flags = draw(hs.sampled_from(_ISOLCPUS)) if isolated else None
+    nohz_full = isolated if draw(hs.booleans()) or "nohz" in (flags or "") else CpuSet()
     return Host(
-        root="/generated", topology=topology, isolated=isolated, nohz_full=isolated if quiet else CpuSet()
+        root="/generated",
+        topology=topology,
+        isolated=isolated,
+        nohz_full=nohz_full,
+        isolation=draw(_isolation(topology.online, isolated, flags, nohz_full)),
     )
+
+
+@hs.composite
+def _isolation(
+    draw: hs.DrawFn, online: CpuSet, isolated: CpuSet, flags: str | None, nohz_full: CpuSet
+) -> Isolation:
+    """Return a strategy of who isolates: the words of a command line, the kernel unasked, a cgroup; in this order."""
+    some = hs.just(CpuSet()) | hs.lists(hs.sampled_from(list(online)), unique=True, max_size=3).map(CpuSet)
+    shown = "the kernel (/sys/devices/system/cpu/{})"
+    boot = shown.format("isolated") if flags is None else f"isolcpus={flags}{isolated}"
+    kept = [(isolated, KeptFrom.BALANCING, boot)]
+    own = draw(some) - isolated
+    if own < online - isolated:
+        if draw(hs.booleans()):
+            kept.append((own, KeptFrom.BALANCING, "/sys/fs/cgroup/guests"))
+        kept.append((own, KeptFrom.OUTSIDERS, "/sys/fs/cgroup/guests"))
+    tick = boot if "nohz" in boot else shown.format("nohz_full")
+    if draw(hs.booleans()):
+        tick = f"nohz_full={nohz_full}"
+    kept += [(nohz_full, KeptFrom.TICK, tick), (nohz_full, KeptFrom.RCU, tick)]
+    lazy = draw(some) - nohz_full
+    kept.append((lazy, KeptFrom.RCU, f"rcu_nocbs={lazy}"))
+    if "managed_irq" in boot:
+        kept.append((isolated, KeptFrom.MANAGED_IRQ, boot))
+    usual = draw(some) or online
+    asked = draw(hs.booleans())
+    kept.append(
+        (online - usual, KeptFrom.IRQ, f"irqaffinity={usual}" if asked else "/proc/irq/default_smp_affinity")
+    )
+    return Isolation(kept=tuple(Kept(cpus=cpus, what=what, by=by) for cpus, what, by in kept if cpus))
+
+
+@hs.composite
+def overlapping(draw: hs.DrawFn) -> Host:
+    """
+    Machines some of whose NUMA nodes have the CPUs of others, too, as buggy firmware has it.
+
+    Returns:
+        A strategy; placement counts each CPU in the first node that has it.
+    """
+    host = draw(hosts())
+    some = hs.lists(hs.sampled_from(list(host.topology.online)), unique=True).map(CpuSet)
+    nodes = tuple(attrs.evolve(node, cpus=node.cpus | draw(some)) for node in host.topology.nodes)
+    return attrs.evolve(host, topology=attrs.evolve(host.topology, nodes=nodes))
 
 
 def placement_specs(name: str = "guest", *, vcpus: int = 6) -> hs.SearchStrategy[GuestSpec]:
