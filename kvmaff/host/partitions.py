@@ -84,12 +84,13 @@ def partitions(tree: Tree, cgroups: Cgroups, online: CpuSet, isolated: CpuSet) -
 def _exclusive(tree: Tree, hierarchy: Hierarchy, online: CpuSet, isolated: CpuSet) -> list[Partition]:
     found = list(_walk(tree, hierarchy, everywhere=False))
     left = tree.cpus(hierarchy.file("", "cpuset.cpus.effective"))
-    apart = (tree.cpus(hierarchy.file("", "cpuset.cpus.isolated")) or CpuSet()) & online - isolated
-    lost = (apart | (online - left if left else CpuSet())) - isolated
+    lost = online - left - isolated if left else CpuSet()
     # a container sees its own cgroup as the root, which may have lost CPUs to whatever is outside
     if hierarchy.root != "/" or lost <= CpuSet.union_of(group.cpus for group in found):
         return found
     found = list(_walk(tree, hierarchy, everywhere=True))
+    # the root still lists CPUs of partitions that broke since (seen on 6.12), but has them itself
+    apart = (tree.cpus(hierarchy.file("", "cpuset.cpus.isolated")) or CpuSet()) & lost
     apart -= CpuSet.union_of(group.cpus for group in found)
     if apart:
         found.append(

@@ -190,3 +190,14 @@ def test_offline_cpus_are_kept_from_nothing(tmp_path: Path) -> None:
     """What is said of CPUs that are not online is not repeated."""
     files: dict[str, str | bytes] = {f"{CPU}/isolated": "6-9\n", "proc/cmdline": "isolcpus=6-9 rcu_nocbs=9"}
     assert [("6-7", "BALANCING", "isolcpus=6-9")] == _kept(_isolation(tmp_path, files))
+
+
+def test_isolated_cpus_that_the_root_has_itself_are_stale(tmp_path: Path) -> None:
+    """Linux 6.12 goes on listing the CPUs of a partition that broke; the root has them back, so they are balanced."""
+    files: dict[str, str | bytes] = {
+        "proc/self/mountinfo": V2_MOUNT,
+        **_below("", {"cpuset.cpus.effective": "0-7", "cpuset.cpus.isolated": "6-7"}),
+        **_below("vm", _partition("6-7", "isolated invalid")),
+    }
+    isolation = _isolation(tmp_path, files)
+    assert ((), 1) == (isolation.kept, len(isolation.doubts))
