@@ -9,10 +9,10 @@ import click
 from kvmaff.cli.common import console, json_errors, json_option, print_json, root_option, say
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError, KvmaffError
-from kvmaff.formats.plain import cpu_data
+from kvmaff.formats.plain import cpu_data, grant_data
 from kvmaff.guest.discover import find_guests
 from kvmaff.hooks.manager import PluginManager
-from kvmaff.host.grants import why_not
+from kvmaff.host.grants import granted, why_not
 from kvmaff.host.occupants import on_cpus
 from kvmaff.host.reader import Host, read_host
 from kvmaff.report.occupants import guest_threads, occupants
@@ -68,14 +68,19 @@ def cpu(
       kvmaff cpu 5 --pid 1234
       kvmaff cpu 5 --root host.tar.xz
     """
-    with json_errors({"cpus": []}, as_json=as_json):
+    with json_errors({"cpus": [], "granted": None}, as_json=as_json):
         host = read_host(root)
         found = on_cpus(host, cpus)
         pid, tid = whose or (None, None)
         reasons = {one.cpu: why_not(host, one.cpu, pid, tid) for one in found}
     names = _names(host)
     if as_json:
-        print_json({"cpus": [cpu_data(one, names, reasons[one.cpu]) for one in found]})
+        print_json(
+            {
+                "cpus": [cpu_data(one, names, reasons[one.cpu]) for one in found],
+                "granted": grant_data(granted(host, pid, tid)),
+            }
+        )
         return
     for place, one in enumerate(found):
         if place:

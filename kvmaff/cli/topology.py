@@ -8,10 +8,11 @@ import click
 
 from kvmaff.cli.common import console, json_option, print_json, root_option, say
 from kvmaff.errors import KvmaffError
-from kvmaff.formats.plain import topology_data
+from kvmaff.formats.plain import grant_data, topology_data
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
 from kvmaff.hooks.manager import PluginManager
+from kvmaff.host.grants import granted
 from kvmaff.host.reader import Host, read_host
 from kvmaff.report.hostsummary import host_summary
 from kvmaff.report.hosttree import host_tree
@@ -44,13 +45,13 @@ def topology(root: str, *, as_tree: bool, as_json: bool) -> None:
     """
     host = read_host(root)
     if as_json:
-        print_json(topology_data(host))
+        print_json({**topology_data(host), "granted": grant_data(granted(host))})
         return
     out = console()
     if as_tree:
         drawn = host_tree(host, _guests(host), out.width, ascii_only=out.options.ascii_only)
     else:
-        drawn = host_summary(host, out.width)
+        drawn = host_summary(host, out.width, granted(host))
     out.print(drawn, soft_wrap=True)
 
 

@@ -16,6 +16,7 @@ from kvmaff.binding.report import Report
 from kvmaff.binding.undo import Listed
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Guest
+from kvmaff.host.cgroup import Grant
 from kvmaff.host.isolation import Kept
 from kvmaff.host.occupants import Occupancy
 from kvmaff.host.reader import Host
@@ -24,6 +25,7 @@ from kvmaff.placement.placement import Placement, Unplaced
 
 __all__ = [
     "cpu_data",
+    "grant_data",
     "guests_data",
     "placement_data",
     "plan_data",
@@ -270,6 +272,23 @@ def records_data(records: Iterable[Listed]) -> list[dict[str, Any]]:
 
 def _text(cpus: CpuSet | None) -> str | None:
     return None if cpus is None else str(cpus)
+
+
+def grant_data(grant: Grant) -> dict[str, Any]:
+    """
+    Describe what a thread is granted.
+
+    Args:
+        grant: The grant.
+
+    Returns:
+        ``cgroup`` (empty where none limits it), ``cpus`` and ``nodes``, a list of numbers or null.
+    """
+    return {
+        "cgroup": grant.cgroup,
+        "cpus": str(grant.cpus),
+        "nodes": None if grant.nodes is None else list(grant.nodes),
+    }
 
 
 def _kept(kept: Iterable[Kept]) -> list[dict[str, str]]:

@@ -102,7 +102,13 @@ class Cgroups:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._told: dict[str, CpuSet | None] = {}
-        self.hierarchies = _hierarchies(os.fsdecode(tree.read("proc/self/mountinfo", BIG) or b""))
+        table = tree.read("proc/self/mountinfo", BIG)
+        # recordings of other tools have the older file, which knows no roots
+        self.hierarchies = (
+            _mounted(os.fsdecode(tree.read("proc/mounts", BIG) or b""))
+            if table is None
+            else _hierarchies(os.fsdecode(table))
+        )
         """Those mounted; a v1 cpuset comes first."""
 
     def granted(self, pid: int | str, tid: int | None = None) -> Grant | None:
@@ -116,8 +122,13 @@ class Cgroups:
         Returns:
             The grant, or None where no cpuset controller is mounted, or it cannot be told.
         """
-        file = f"proc/{pid}/cgroup" if tid is None else f"proc/{pid}/task/{tid}/cgroup"
-        paths = _own_paths(os.fsdecode(self._tree.read(file) or b""))
+        folder = f"proc/{pid}" if tid is None else f"proc/{pid}/task/{tid}"
+        said = self._tree.read(f"{folder}/cgroup")
+        if said is None:  # the older file has the path in whichever hierarchy has the controller
+            own = os.fsdecode(self._tree.read(f"{folder}/cpuset") or b"").strip()
+            paths = dict.fromkeys(("v1", "v2"), own) if own else {}
+        else:
+            paths = _own_paths(os.fsdecode(said))
         for hierarchy in self.hierarchies:
             path = paths.get(hierarchy.kind)
             if path is None or ".." in path.split("/"):
@@ -175,6 +186,18 @@ def _hierarchies(text: str) -> list[Hierarchy]:
         kind = {"cgroup": "v1", "cgroup2": "v2"}.get(types[0])
         if kind == "v2" or (kind == "v1" and "cpuset" in types[2].split(",")):
             mounts.append(Hierarchy(mount=_unescape(fields[4]), root=_unescape(fields[3]), kind=kind))
+    return sorted(mounts, key=lambda mount: mount.kind)
+
+
+def _mounted(text: str) -> list[Hierarchy]:
+    mounts = []
+    for line in text.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 4:
+            continue
+        kind = {"cgroup": "v1", "cgroup2": "v2", "cpuset": "v1"}.get(fields[2])
+        if kind == "v2" or (kind == "v1" and (fields[2] == "cpuset" or "cpuset" in fields[3].split(","))):
+            mounts.append(Hierarchy(mount=_unescape(fields[1]), root="/", kind=kind))
     return sorted(mounts, key=lambda mount: mount.kind)
 
 

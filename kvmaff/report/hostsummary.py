@@ -15,6 +15,7 @@ from rich.text import Text
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import number_list
+from kvmaff.host.cgroup import Grant
 from kvmaff.host.isolation import Isolation
 from kvmaff.host.reader import Host
 from kvmaff.host.topology import HugePages, NumaNode, Topology
@@ -36,13 +37,14 @@ _LABEL = 26
 _Rows = list[tuple[str, list[str]]]
 
 
-def host_summary(host: Host, width: int = 80) -> Text:
+def host_summary(host: Host, width: int = 80, grant: Grant | None = None) -> Text:
     """
     Show a host at a glance.
 
     Args:
         host: The host.
         width: The columns there are; fewer than 40 are taken for 40.
+        grant: What the one who looks is granted of it, said where it is not all.
 
     Returns:
         Paragraphs of lines: the chapter's five, the levels, the NUMA nodes, and what is not as usual.
@@ -52,7 +54,7 @@ def host_summary(host: Host, width: int = 80) -> Text:
         _drawn([(label, [words]) for label, words in five_lines(topology)], width),
         _drawn([*_levels(topology), *_kinds(topology)], width),
         [*_nodes(topology, width), *_drawn([*_huge_pages(topology)], width)],
-        _drawn([*_numbers(topology), *_isolation(host.isolation)], width),
+        _drawn([*_numbers(topology), *_isolation(host.isolation), *_granted(topology, grant)], width),
     ]
     lines = [line for paragraph in paragraphs if paragraph for line in (Text(), *paragraph)][1:]
     if any(has_strides(line.plain) for line in lines):
@@ -281,6 +283,16 @@ def _isolation(isolation: Isolation) -> _Rows:
     ]
     doubts: _Rows = [("in doubt", list(isolation.doubts))] if isolation.doubts else []
     return [("isolation", lines or ["none"]), *doubts]
+
+
+def _granted(topology: Topology, grant: Grant | None) -> _Rows:
+    if grant is None:
+        return []
+    all_nodes = tuple(node.number for node in topology.nodes if node.memory_bytes != 0)
+    words = [] if grant.cpus == topology.online else [f"CPUs {short_cpus(grant.cpus)}"]
+    if grant.nodes is not None and not set(all_nodes) <= set(grant.nodes):
+        words.append(f"memory of node{'s' * (len(grant.nodes) > 1)} {number_list(grant.nodes)}")
+    return [("granted here", [f"only {' and '.join(words)}, by the cgroup {grant.cgroup}"])] if words else []
 
 
 def _left_out(groups: Sequence[CpuSet], online: CpuSet) -> str:

@@ -121,3 +121,23 @@ def test_a_long_mount_table_and_names_of_any_bytes(tmp_path: Path) -> None:
         grant = Cgroups(tree).granted(7, 8)
     assert grant is not None
     assert CpuSet([3]) == grant.cpus
+
+
+@pytest.mark.parametrize(
+    ("mounts", "folder", "file"),
+    [
+        ("none /dev/cpuset cgroup rw,cpuset,noprefix 0 0\n", "dev/cpuset", "cpus"),
+        ("cpuset /dev/cpuset cpuset rw 0 0\nbroken\n", "dev/cpuset", "cpus"),
+        ("none /cgroup/unified cgroup2 rw 0 0\n", "cgroup/unified", "cpuset.cpus.effective"),
+    ],
+)
+def test_recordings_with_the_older_files(tmp_path: Path, mounts: str, folder: str, file: str) -> None:
+    """Where a recording has /proc/mounts and /proc/self/cpuset only, they tell the same."""
+    files = {"proc/mounts": mounts, "proc/self/cpuset": "/dummy\n", f"{folder}/dummy/{file}": "0-6,12-15\n"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with open_tree(str(tmp_path)) as tree:
+        grant = Cgroups(tree).granted("self")
+    assert grant is not None
+    assert (f"/{folder}/dummy", "0-6,12-15") == (grant.cgroup, str(grant.cpus))
