@@ -51,6 +51,19 @@ static int32_t whole_number(const char *text)
     return value > 0 ? (int32_t)value : -1;
 }
 
+int ps_open_beneath(int folder, const char *path, int flags)
+{
+    /* struct open_how and the numbers of linux/openat2.h, which older headers lack */
+    const uint64_t no_magiclinks = 0x02, beneath = 0x08;
+    const long openat2_number = 437; /* on every architecture */
+    struct {
+        uint64_t flags, mode, resolve;
+    } how = {.flags = (uint64_t)flags, .mode = 0, .resolve = beneath | no_magiclinks};
+    long fd = syscall(openat2_number, folder, path, &how, sizeof(how));
+
+    return fd < 0 ? -errno : (int)fd;
+}
+
 long ps_list(int proc, const char *path, int32_t *ids, uint64_t *inos, size_t cap)
 {
     char buf[DIR_BYTES] __attribute__((aligned(8)));

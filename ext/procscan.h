@@ -53,6 +53,10 @@ struct ps_bind {
     int32_t  err;      /* out: 0 or -errno */
 };
 
+/* Open a path below a folder; no link and no ".." in it leads out of the folder (openat2, Linux 5.6).
+ * Returns a descriptor or -errno. */
+int ps_open_beneath(int folder, const char *path, int flags);
+
 /* List the numeric entries of a folder below proc ("." or "123/task").
  * Fills at most `cap` numbers and inode numbers; returns how many there are (more than `cap`: call
  * again with more room) or -errno. `inos` may be NULL. */

@@ -84,9 +84,9 @@ def capture(
 
     Raises:
         HostReadError: The machine cannot be read.
-        RequestError: It is too large for a capture.
+        RequestError: It is too large for a capture, or the file cannot be written, or something is there that is no
+            plain file; nothing is left behind.
         Unsupported: /proc is that of another pid namespace.
-        OSError: The file cannot be written; nothing is left behind.
     """
     return write_capture(path, root=host.root if host else "/", command_lines=command_lines, vmms=_vmms())
 

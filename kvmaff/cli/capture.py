@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import click
 
-from kvmaff.cli.common import json_option, print_json, root_option
+from kvmaff.cli.common import json_errors, json_option, print_json, root_option
 from kvmaff.formats.capture import capture as write_capture
 from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import read_host
@@ -22,8 +22,9 @@ def capture(file: str, root: str, *, command_lines: bool, as_json: bool) -> None
     """
     Write this host into one file, to look at it and to place guests on it elsewhere.
 
-    Kept: topology, isolation, cgroup limits, interrupts, guests, and of all threads names, users and masks. Not kept:
-    environments, command lines, mounts, host name and addresses. The file is readable by you alone.
+    Kept: topology, isolation, paths and limits of cgroups, interrupts and whose they are, the kernel's release, guests,
+    and of all threads names, user numbers and masks. Not kept: environments, command lines, mounts, host name and
+    addresses. The file is readable by you alone.
 
     \b
     Examples:
@@ -32,7 +33,8 @@ def capture(file: str, root: str, *, command_lines: bool, as_json: bool) -> None
       kvmaff place --spec guests.toml --root host.tar.xz
     """
     vmms = tuple(PluginManager.load().vmms().values())
-    done = write_capture(file, root=read_host(root).root, command_lines=command_lines, vmms=vmms)
+    with json_errors({}, as_json=as_json):
+        done = write_capture(file, root=read_host(root).root, command_lines=command_lines, vmms=vmms)
     if as_json:
         print_json(attrs.asdict(done))
         return

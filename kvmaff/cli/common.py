@@ -32,12 +32,22 @@ __all__ = [
 ]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def _root(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value:
+        # an empty path would be the folder that happens to be the current one
+        raise click.BadParameter("no path is given; / is this machine")
+    return value
+
+
 root_option = click.option(
     "--root",
+    callback=_root,
     default="/",
     metavar="PATH",
     show_default=True,
-    help="Another machine: a folder that holds its sys and proc, or a file made by kvmaff capture.",
+    help="Another machine: a file made by kvmaff capture, or its sys and proc recorded, as a folder or packed.",
 )
 
 

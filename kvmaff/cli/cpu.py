@@ -12,7 +12,7 @@ from kvmaff.errors import CpuTextError, KvmaffError
 from kvmaff.formats.plain import cpu_data, grant_data
 from kvmaff.guest.discover import find_guests
 from kvmaff.hooks.manager import PluginManager
-from kvmaff.host.grants import granted, why_not
+from kvmaff.host.grants import granted, reasons
 from kvmaff.host.occupants import on_cpus
 from kvmaff.host.reader import Host, read_host
 from kvmaff.report.occupants import guest_threads, occupants
@@ -72,12 +72,12 @@ def cpu(
         host = read_host(root)
         found = on_cpus(host, cpus)
         pid, tid = whose or (None, None)
-        reasons = {one.cpu: why_not(host, one.cpu, pid, tid) for one in found}
+        why_not = reasons(host, cpus, pid, tid)
     names = _names(host)
     if as_json:
         print_json(
             {
-                "cpus": [cpu_data(one, names, reasons[one.cpu]) for one in found],
+                "cpus": [cpu_data(one, names, why_not[one.cpu]) for one in found],
                 "granted": grant_data(granted(host, pid, tid)),
             }
         )
@@ -85,7 +85,7 @@ def cpu(
     for place, one in enumerate(found):
         if place:
             console().print()
-        console().print(occupants(one, host, names, reasons[one.cpu], everything=everything))
+        console().print(occupants(one, host, names, why_not[one.cpu], everything=everything))
 
 
 def _names(host: Host) -> dict[int, str]:

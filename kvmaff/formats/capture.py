@@ -13,26 +13,30 @@ import io
 import json
 import lzma
 import os
+import re
+import stat
 import tarfile
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 import attrs
 
 from kvmaff.errors import RequestError
+from kvmaff.fields import Fields
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.memory import memory_by_node
 from kvmaff.guest.recorded import GUESTS_FILE, guests_text
 from kvmaff.guest.vmm import Vmm
 from kvmaff.host.archive import MOST_BYTES, MOST_FILES
 from kvmaff.host.cgroup import Cgroups
-from kvmaff.host.cmdline import BOOT_OPTIONS
+from kvmaff.host.cmdline import BOOT_OPTIONS, WORD
 from kvmaff.host.irqs import read_irqs
 from kvmaff.host.reader import host_of
 from kvmaff.host.recording import RecordingTree
 from kvmaff.host.threads import THREADS_FILE, read_threads, threads_text, with_details
-from kvmaff.host.tree import BIG, open_tree
+from kvmaff.host.tree import BIG, Tree, open_tree
 from kvmaff.kernel.files import put_file
 
 __all__ = ["ABOUT_FILE", "Captured", "capture"]
@@ -93,55 +97,98 @@ def capture(
 
     Raises:
         HostReadError: The machine cannot be read.
-        RequestError: It is too large for a capture.
+        RequestError: It is too large for a capture, or the file cannot be written, or something is there that is no
+            plain file; nothing is left behind.
         Unsupported: /proc is that of another pid namespace.
-        OSError: The file cannot be written; nothing is left behind.
     """
+    target = os.fsdecode(path)
+    _check(target)
     with RecordingTree(open_tree(root)) as tree:
-        host_of(tree)
-        has_threads = os.path.isdir(os.path.join(root, "proc")) or tree.read(THREADS_FILE, BIG) is not None
+        host = host_of(tree)
+        has_threads = (
+            root == "/"
+            or any(name.isdigit() for name in tree.names("proc"))
+            or tree.read(THREADS_FILE, BIG) is not None
+        )
         guests = find_guests(root, vmms=vmms) if has_threads else ()
         threads = with_details(read_threads(root), root) if has_threads else []
         cgroups = Cgroups(tree)
         cgroups.granted("self")
+        for pid in sorted({thread.pid for thread in threads}):
+            cgroups.granted(pid)
         for guest in guests:
-            cgroups.granted(guest.pid)
             for thread in guest.threads:
                 cgroups.granted(thread.pid, thread.tid)
         read_irqs(tree)
         memory = {guest.pid: memory_by_node(guest.pid, root) for guest in guests}
         files = {name: _without_secrets(name, data) for name, data in tree.files.items()}
-        folders = set(tree.folders)
-    release = os.uname() if root == "/" else None
-    about = {
-        "format": _FORMAT,
-        "kvmaff": version("kvmaff"),
-        "time": int(time.time()),
-        "kernel": release.release if release else None,
-        "machine": release.machine if release else None,
-        "command_lines": command_lines,
-    }
-    count = len(files)
+        folders = tree.numbered_folders
+        about = _about(tree, command_lines=command_lines)
+    # which CPUs are online is concluded from more than the readers open, where the kernel has no list of them
+    files.setdefault("sys/devices/system/cpu/online", f"{host.topology.online}\n".encode())
+    count = len([name for name in files if not name.startswith("kvmaff/")])
     files[ABOUT_FILE] = json.dumps(about).encode()
     files[GUESTS_FILE] = guests_text(guests, memory).encode()
     files[THREADS_FILE] = threads_text(threads, command_lines=command_lines).encode()
     packed = _packed(files, folders)
-    _put(os.fspath(path), packed)
+    _put(target, packed)
     return Captured(
-        path=os.fspath(path), size_bytes=len(packed), files=count, guests=len(guests), threads=len(threads)
+        path=target, size_bytes=len(packed), files=count, guests=len(guests), threads=len(threads)
     )
+
+
+def _check(path: str) -> None:
+    """A device, a FIFO or a link in the file's place is not ours to replace: root's /dev/null is one."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise RequestError.of([f"{path!r}: {getattr(error, 'strerror', None) or error}"]) from None
+    if not stat.S_ISREG(mode):
+        raise RequestError.of([f"{path}: is there and is no plain file; it is not replaced"])
+
+
+def _about(tree: Tree, *, command_lines: bool) -> dict[str, Any]:
+    """What a capture says of itself; one of a capture says what that one said."""
+    about = {
+        "format": _FORMAT,
+        "kvmaff": version("kvmaff"),
+        "time": int(time.time()),
+        "kernel": os.uname().release if tree.root == "/" else None,
+        "machine": os.uname().machine if tree.root == "/" else None,
+        "command_lines": command_lines,
+    }
+    try:
+        said = json.loads(tree.read(ABOUT_FILE) or b"{}")
+        fields = Fields(said, ABOUT_FILE)
+        about |= {"time": fields.number("time")}
+        about |= {name: fields.text_or_none(name) for name in ("kernel", "machine")}
+    except (ValueError, RecursionError):
+        pass  # no capture, or one that says nothing sensible of itself
+    return about
 
 
 def _without_secrets(name: str, data: bytes) -> bytes:
     if name == "proc/cmdline":
-        words = data.decode("ascii", "replace").split(" -- ")[0].split()
-        kept = [word for word in words if word.partition("=")[0].replace("-", "_") in _KEPT_WORDS]
+        words = [match[0] for match in WORD.finditer(data.decode("ascii", "replace"))]
+        words = words[: words.index("--")] if "--" in words else words
+        kept = [
+            word for word in words if word.replace('"', "").partition("=")[0].replace("-", "_") in _KEPT_WORDS
+        ]
         return " ".join(kept).encode("ascii", "replace") + b"\n"
     if name == "proc/self/mountinfo":
-        lines = data.splitlines(keepends=True)
         kinds = (b"cgroup2 ", b"cgroup ")
-        return b"".join(line for line in lines if line.partition(b" - ")[2].startswith(kinds))
+        return b"".join(line for line in _lines(data) if line.partition(b" - ")[2].startswith(kinds))
+    if re.fullmatch("proc/[^/]+(/task/[0-9]+)?/cgroup", name):  # of the other controllers nothing is needed
+        fields = ((line, line.split(b":", 2)) for line in _lines(data))
+        return b"".join(line for line, own in fields if own[0] == b"0" or b"cpuset" in own[1].split(b","))
     return data
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """Lines as the kernel parts them, and nothing else does: by the newline alone."""
+    return [line + b"\n" for line in data.split(b"\n") if line.count(b":") > 1 or b" - " in line]
 
 
 def _packed(files: dict[str, bytes], folders: set[str]) -> bytes:
@@ -168,10 +215,11 @@ def _packed(files: dict[str, bytes], folders: set[str]) -> bytes:
 
 def _put(path: str, data: bytes) -> None:
     folder, name = os.path.split(os.path.abspath(path))
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        put_file(fd, name, data)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            put_file(fd, name, data)
+        finally:
+            os.close(fd)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
-    finally:
-        os.close(fd)
+        raise RequestError.of([f"{path}: {error.strerror}"]) from error

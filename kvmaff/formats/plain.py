@@ -43,11 +43,11 @@ def topology_data(host: Host) -> dict[str, Any]:
         host: The host.
 
     Returns:
-        ``possible, present, online, isolated, nohz_full`` as cpulists; ``drawers, books, packages, dies, clusters,
-        cores, l2, l3`` as lists of cpulists, empty where the machine does not say; ``kinds``, a list of ``name, cpus``;
-        ``smt``; ``nodes`` by number, with ``cpus, memory_bytes`` (null where not told), ``distances`` by node number
-        and ``huge_pages``, a list of ``size_bytes, total, free``; the machine's ``huge_pages``; ``isolation``, a list
-        of ``cpus, from, by``, and ``doubts`` about it.
+        ``possible, present, online, offline, isolated, nohz_full`` as cpulists; ``drawers, books, packages, dies,
+        clusters, cores, l2, l3`` as lists of cpulists, empty where the machine does not say; ``kinds``, a list of
+        ``name, cpus``; ``smt``; ``nodes`` by number, with ``cpus, memory_bytes`` (null where not told), ``distances``
+        by node number and ``huge_pages``, a list of ``size_bytes, total, free``; the machine's ``huge_pages``;
+        ``isolation``, a list of ``cpus, from, by``, and ``doubts`` about it.
     """
     topology = host.topology
     levels = ("drawers", "books", "packages", "dies", "clusters", "cores", "l2", "l3")
@@ -55,6 +55,7 @@ def topology_data(host: Host) -> dict[str, Any]:
         "possible": str(topology.possible),
         "present": str(topology.present),
         "online": str(topology.online),
+        "offline": str(topology.offline),
         "isolated": str(host.isolated),
         "nohz_full": str(host.nohz_full),
         **{level: [str(group) for group in getattr(topology, level)] for level in levels},
@@ -85,9 +86,10 @@ def cpu_data(found: Occupancy, names: Mapping[int, str], why_not: str | None) ->
         why_not: Why the process in question may not run there; None where it may.
 
     Returns:
-        ``cpu, state, isolated, isolation`` (as in :func:`topology_data`), ``clean``, ``dirt`` (sentences), ``own,
-        bound, here, movable`` (lists of ``pid, tid, ppid, uid, name, args, mask, cpu, guest``), ``others`` (how many),
-        ``irqs`` (a list of ``number, name, count, allowed, effective``) and ``why_not``.
+        ``cpu, state, isolated, isolation`` (as in :func:`topology_data`), ``clean`` (null where that cannot be known),
+        ``dirt`` and ``hidden`` (why it is not clean, why it is not known: sentences), ``own, bound, here, movable``
+        (lists of ``pid, tid, ppid, uid, name, args, mask, cpu, guest``), ``others`` (how many), ``irqs`` (null where
+        not told; a list of ``number, name, count, allowed, effective``) and ``why_not``.
     """
     return {
         "cpu": found.cpu,
@@ -96,6 +98,7 @@ def cpu_data(found: Occupancy, names: Mapping[int, str], why_not: str | None) ->
         "isolation": _kept(found.kept),
         "clean": found.clean,
         "dirt": list(found.dirt),
+        "hidden": list(found.hidden),
         **{
             group: [_thread(thread, names.get(thread.tid)) for thread in getattr(found, group)]
             for group in ("own", "bound", "here", "movable")
@@ -110,7 +113,9 @@ def cpu_data(found: Occupancy, names: Mapping[int, str], why_not: str | None) ->
                 "effective": _text(irq.effective),
             }
             for irq in found.irqs
-        ],
+        ]
+        if found.irqs is not None
+        else None,
         "why_not": why_not,
     }
 

@@ -7,6 +7,7 @@ bound by it.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ __all__ = ["GUESTS_FILE", "Recorded", "guests_text", "recorded_guests"]
 
 GUESTS_FILE = "kvmaff/guests.json"
 """Where a capture has them."""
+_MOST = 1 << 14
 
 Memory = tuple[tuple[int, int], ...]
 
@@ -83,12 +85,19 @@ def recorded_guests(root: str) -> Recorded | None:
     """
     with open_tree(root) as tree:
         data = tree.read(GUESTS_FILE, BIG)
-    if data is None:
-        return Recorded(guests=(), memory={}) if os.path.isfile(root) else None
-    path = f"{root.rstrip('/')}/{GUESTS_FILE}"
+    if data is not None:
+        return _parsed(data, f"{root.rstrip('/')}/{GUESTS_FILE}")
+    return Recorded(guests=(), memory={}) if os.path.isfile(root) else None
+
+
+@functools.lru_cache(maxsize=1)  # placing asks for the memory of one guest after the other
+def _parsed(data: bytes, path: str) -> Recorded:
     try:
         top = Fields(json.loads(data), "the file")
-        found = [_guest(Fields(item, f"guest {place}")) for place, item in enumerate(top.items("guests"))]
+        items = top.items("guests")
+        if len(items) > _MOST:
+            raise ValueError(f"more than {_MOST} guests")
+        found = [_guest(Fields(item, f"guest {place}")) for place, item in enumerate(items)]
     except (ValueError, RecursionError) as error:
         raise HostReadError(f"{path}: {error}", path=path) from None
     return Recorded(
@@ -100,7 +109,7 @@ def _guest(fields: Fields) -> tuple[Guest, Memory]:
     most = fields.number_or_none("max_vcpus", least=1)
     pid = fields.number("pid", least=1)
     guest = Guest(
-        name=_text(fields.text("name")),
+        name=_text(fields.text("name"), 128) or f"pid:{pid}",
         uuid=_maybe(fields.text_or_none("uuid")),
         pid=pid,
         start=fields.number("start"),

@@ -32,6 +32,7 @@ DEEPEST = 24
 _MOST_PACKED = 1 << 26
 _MOST_MEMORY = 1 << 28  # of the decompressor
 _LONGEST = 1024  # characters of a path
+_MOST_NAMES = 1 << 23  # characters of all paths
 _Files = tuple[dict[str, bytes], dict[str, set[str]]]
 
 
@@ -85,6 +86,19 @@ class ArchiveTree(Tree):
         """
         return list(self._folders.get(path.strip("/"), ()))
 
+    def folders(self, path: str) -> list[str]:
+        """
+        What folders a folder holds.
+
+        Args:
+            path: Relative to the root.
+
+        Returns:
+            Their names, in no order.
+        """
+        path = path.strip("/")
+        return [name for name in self.names(path) if f"{path}/{name}".lstrip("/") in self._folders]
+
 
 _last: dict[tuple[int, ...], _Files] = {}  # placing on a captured host opens it several times
 
@@ -134,17 +148,21 @@ def _decompressed(packed: bytes) -> bytes:
         raise Refused(f"unpacks to more than {MOST_BYTES >> 20} MiB")
     if not machine.eof:
         raise Refused("is cut short")
+    if machine.unused_data.strip(b"\0"):
+        raise Refused("has more than one compressed stream; pack it by one xz, gzip or bzip2")
     return data
 
 
 def _named(found: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, bytes | None]]:
     """Give what has a name that may be believed, and no more of it than the bounds allow."""
+    names = 0
     for count, (raw, data) in enumerate(found):
+        names += len(raw)
         name = raw.removeprefix("./").rstrip("/")
         shown = printable(os.fsencode(raw))
         parts = name.split("/")
-        if count >= MOST_FILES:
-            raise Refused(f"has more than {MOST_FILES} files")
+        if count >= MOST_FILES or names > _MOST_NAMES:
+            raise Refused(f"has more than {MOST_FILES} files, or names of more than {_MOST_NAMES >> 20} MiB")
         if data is None and name in ("", "."):
             continue
         if raw.startswith("/") or any(part in ("", ".", "..") for part in parts):

@@ -29,6 +29,9 @@ _MEMS = {
 }
 
 
+_MOST = 16  # hierarchies that are looked at; a machine has two
+
+
 @attrs.frozen(kw_only=True)
 class Grant:
     """
@@ -50,16 +53,23 @@ class Grant:
         """
         Who does not grant a CPU.
 
+        A partition takes its CPUs from those above it: where a cgroup has none of those of the one below, that one is a
+        partition, and what lies above has no say in it.
+
         Args:
             cpu: The CPU.
 
         Returns:
-            (folder, the CPUs that it grants) of the cgroup nearest to the root without it; None where it is granted.
+            (folder, the CPUs that it grants) of the highest cgroup that is to blame; None where it is granted.
         """
         if cpu in self.cpus:
-            return None  # also where those above lack it: a partition takes its CPUs from them
-        chain = (*self.above, (self.cgroup, self.cpus))
-        return next(((folder, cpus) for folder, cpus in chain if cpu not in cpus), None)
+            return None
+        blamed = (self.cgroup, self.cpus)
+        for folder, cpus in reversed(self.above):
+            if cpu in cpus or cpus.isdisjoint(blamed[1]):
+                break
+            blamed = (folder, cpus)
+        return blamed
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +86,22 @@ class Hierarchy:
     mount: str
     root: str
     kind: str
+
+    def inside(self, path: str) -> str | None:
+        """
+        Where a cgroup lies below the mount.
+
+        Args:
+            path: Its path in the hierarchy, as /proc/PID/cgroup has it.
+
+        Returns:
+            Its path below the mount, or None where it is not there: a cgroup namespace shows what lies outside of it
+            by ``..``.
+        """
+        if "\0" in path or ".." in path.split("/") or ".." in self.root.split("/"):
+            return None
+        root = self.root.rstrip("/")
+        return path[len(root) :] if f"{path}/".startswith(f"{root}/") else None
 
     def file(self, folder: str, name: str) -> str:
         """
@@ -104,11 +130,13 @@ class Cgroups:
         self._told: dict[str, CpuSet | None] = {}
         table = tree.read("proc/self/mountinfo", BIG)
         # recordings of other tools have the older file, which knows no roots
-        self.hierarchies = (
+        found = (
             _mounted(os.fsdecode(tree.read("proc/mounts", BIG) or b""))
             if table is None
             else _hierarchies(os.fsdecode(table))
         )
+        sane = [one for one in found if "\0" not in one.mount and ".." not in one.mount.split("/")]
+        self.hierarchies = list(dict.fromkeys(sane))[:_MOST]
         """Those mounted; a v1 cpuset comes first."""
 
     def granted(self, pid: int | str, tid: int | None = None) -> Grant | None:
@@ -131,9 +159,9 @@ class Cgroups:
             paths = _own_paths(os.fsdecode(said))
         for hierarchy in self.hierarchies:
             path = paths.get(hierarchy.kind)
-            if path is None or ".." in path.split("/"):
+            inside = None if path is None else hierarchy.inside(path)
+            if inside is None:
                 continue
-            inside = path if hierarchy.root == "/" else path.removeprefix(hierarchy.root)
             parts = [part for part in inside.split("/") if part]
             chain = []
             nodes = None
@@ -164,7 +192,7 @@ class Cgroups:
 def _own_paths(text: str) -> dict[str, str]:
     """Return the thread's path in the v1 cpuset hierarchy and in the v2 one."""
     paths = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a name may have any other character that parts lines
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if "cpuset" in controllers.split(","):
@@ -176,7 +204,7 @@ def _own_paths(text: str) -> dict[str, str]:
 
 def _hierarchies(text: str) -> list[Hierarchy]:
     mounts = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if " - cgroup" not in line:
             continue
         left, _, right = line.partition(" - ")
@@ -191,7 +219,7 @@ def _hierarchies(text: str) -> list[Hierarchy]:
 
 def _mounted(text: str) -> list[Hierarchy]:
     mounts = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         fields = line.split(" ")
         if len(fields) < 4:
             continue

@@ -17,12 +17,13 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError
 from kvmaff.kernel.text import printable
 
-__all__ = ["BOOT_OPTIONS", "BootWords", "boot_words"]
+__all__ = ["BOOT_OPTIONS", "WORD", "BootWords", "boot_words"]
 
 BOOT_OPTIONS = ("isolcpus", "nohz_full", "rcu_nocbs", "irqaffinity")
 """The options that keep CPUs from something."""
-_WORD = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
-_FLAG = re.compile("([A-Za-z][A-Za-z_]*),")
+WORD = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
+"""A word of the command line, with blanks where they are in quotes."""
+_FLAG = re.compile("([A-Za-z][^,]*)(?:,|$)")
 _FLAGS = ("domain", "nohz", "managed_irq")
 
 
@@ -81,7 +82,7 @@ def boot_words(text: str, possible: CpuSet) -> BootWords:
     found: dict[str, CpuSet] = {}
     words: list[tuple[str, str]] = []
     mistakes: list[str] = []
-    for match in _WORD.finditer(text):
+    for match in WORD.finditer(text):
         if match[0] == "--":
             break
         name, _, value = match[0].replace('"', "").partition("=")
@@ -99,6 +100,8 @@ def boot_words(text: str, possible: CpuSet) -> BootWords:
             cpus = CpuSet.parse(_numbered(value, possible)) & possible
         except CpuTextError as error:
             mistakes.append(f"{shown} on the kernel's command line is not understood: {error}")
+            if name == "rcu_nocbs":
+                found[name] = possible  # as the kernel does with what it does not understand
             continue
         first_holds = name in ("isolcpus", "nohz_full")
         if first_holds and any(found.get(flag, cpus) != cpus for flag in flags):
@@ -111,11 +114,12 @@ def boot_words(text: str, possible: CpuSet) -> BootWords:
 def _isolcpus_flags(value: str, shown: str, mistakes: list[str]) -> tuple[list[str], str]:
     """Return the flags before the CPUs, and the CPUs; unknown flags are passed over, as the kernel does."""
     flags = []
-    while (match := _FLAG.match(value)) and match[1] not in ("all", "N"):
+    while match := _FLAG.match(value):  # "all" and "N" in front are flags that it does not know, too
         if match[1] in _FLAGS:
             flags.append(match[1])
         else:
-            mistakes.append(f"{shown} on the kernel's command line: the flag {match[1]} is not known")
+            flag = printable(match[1].encode(), 32)
+            mistakes.append(f"{shown} on the kernel's command line: the flag {flag} is not known")
         value = value[match.end() :]
     return flags or ["domain"], value
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 
+import attrs
+
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import RequestError
+from kvmaff.errors import HostReadError, RequestError
 from kvmaff.host.cgroup import Cgroups, Grant
 from kvmaff.host.isolation import KeptFrom
 from kvmaff.host.reader import Host
 from kvmaff.host.threads import read_threads
 from kvmaff.host.tree import open_tree
+from kvmaff.kernel.masks import read_masks
 
-__all__ = ["granted", "why_not"]
+__all__ = ["granted", "reasons", "why_not"]
 
 
 def granted(host: Host, pid: int | None = None, tid: int | None = None) -> Grant:
@@ -25,22 +28,14 @@ def granted(host: Host, pid: int | None = None, tid: int | None = None) -> Grant
         tid: One of its threads; in a threaded cgroup it may have its own. None for the process.
 
     Returns:
-        The grant: online CPUs only; all of them and all nodes, by no cgroup (``""``), where none limits it.
+        The grant: online CPUs only. Where no cgroup limits it, all of them and all nodes, by no cgroup (``""``). Where
+        its cgroup cannot be seen (another cgroup namespace), what its mask has, by no cgroup and nodes not told.
 
     Raises:
         RequestError: The process or thread is not there.
+        HostReadError: A capture is damaged.
     """
-    with open_tree(host.root) as tree:
-        whose = "self" if pid is None else str(pid)
-        file = f"proc/{whose}/cgroup" if tid is None else f"proc/{whose}/task/{tid}/cgroup"
-        if pid is not None and tree.text(file) is None:
-            raise RequestError.of([f"{f'thread {tid} of ' if tid else ''}process {pid} is not there"])
-        found = Cgroups(tree).granted(whose, tid)
-    online = host.topology.online
-    if found is None:
-        nodes = tuple(node.number for node in host.topology.nodes)
-        return Grant(cgroup="", cpus=online, nodes=nodes or None)
-    return Grant(cgroup=found.cgroup, cpus=found.cpus & online, nodes=found.nodes, above=found.above)
+    return _grant(host, pid, tid)[0]
 
 
 def why_not(host: Host, cpu: int, pid: int | None = None, tid: int | None = None) -> str | None:
@@ -60,7 +55,33 @@ def why_not(host: Host, cpu: int, pid: int | None = None, tid: int | None = None
         RequestError: The process or thread is not there.
         HostReadError: A capture is damaged.
     """
-    grant = granted(host, pid, tid)
+    return reasons(host, CpuSet([cpu]), pid, tid)[cpu]
+
+
+def reasons(
+    host: Host, cpus: CpuSet, pid: int | None = None, tid: int | None = None
+) -> dict[int, str | None]:
+    """
+    Say for several CPUs why a thread may not run there.
+
+    Args:
+        host: The machine.
+        cpus: The CPUs.
+        pid: As for :func:`why_not`.
+        tid: As for :func:`why_not`.
+
+    Returns:
+        The reason by CPU; None where it may.
+
+    Raises:
+        RequestError: The process or thread is not there.
+        HostReadError: A capture is damaged.
+    """
+    grant, mask = _grant(host, pid, tid)
+    return {cpu: _reason(host, cpu, grant, mask) for cpu in cpus}
+
+
+def _reason(host: Host, cpu: int, grant: Grant, mask: CpuSet | None) -> str | None:
     state = host.topology.state_of(cpu)
     if state == "absent":
         return f"there is no such CPU; this machine has {host.topology.present}"
@@ -69,18 +90,45 @@ def why_not(host: Host, cpu: int, pid: int | None = None, tid: int | None = None
     for kept in host.isolation.of(cpu):
         inside = grant.cgroup == kept.by or grant.cgroup.startswith(f"{kept.by}/")
         if kept.what is KeptFrom.OUTSIDERS and not inside:
-            return f"the cgroup partition {kept.by} has it for itself"
-    taken = grant.taken_by(cpu)
+            return f"{'' if kept.by.startswith('a ') else 'the cgroup partition '}{kept.by} has it for itself"
+    taken = grant.taken_by(cpu) if grant.cgroup else None
     if taken is not None:
         return f"the cgroup {taken[0]} grants {taken[1]} only"
-    mask = _mask(host, pid, tid)
     if mask is not None and cpu not in mask:
         return f"its mask is {mask}: set by somebody, or what it started with (isolcpus= leaves CPUs out of that)"
     return None
 
 
-def _mask(host: Host, pid: int | None, tid: int | None) -> CpuSet | None:
-    if pid is None and not host.live:
-        return None
+def _grant(host: Host, pid: int | None, tid: int | None) -> tuple[Grant, CpuSet | None]:
+    """Return the grant, and the thread's mask where that can be read."""
+    online = host.topology.online
+    with open_tree(host.root) as tree:
+        whose = "self" if pid is None else str(pid)
+        folder = f"proc/{whose}" if tid is None else f"proc/{whose}/task/{tid}"
+        shown = tree.read(f"{folder}/cgroup") is not None
+        mask, known = (None, True) if pid is None and not host.live else _mask(host, pid, tid)
+        if pid is not None and not shown and (host.live or not known):
+            raise RequestError.of([f"{f'thread {tid} of ' if tid else ''}process {pid} is not there"])
+        cgroups = Cgroups(tree)
+        # a capture has the cgroups of processes, and of the threads of guests
+        found = cgroups.granted(whose, tid if shown else None)
+    if found is not None:
+        return attrs.evolve(found, cpus=found.cpus & online), mask
+    if cgroups.hierarchies and (mask is not None or not host.live):
+        return Grant(cgroup="", cpus=online if mask is None else mask & online), mask
+    nodes = tuple(node.number for node in host.topology.nodes)
+    return Grant(cgroup="", cpus=online, nodes=nodes or None), mask
+
+
+def _mask(host: Host, pid: int | None, tid: int | None) -> tuple[CpuSet | None, bool]:
+    """Return a thread's mask, and whether there is such a thread."""
     number = tid or pid or os.getpid()
-    return next((thread.mask for thread in read_threads(host.root) if thread.tid == number), None)
+    if host.live:
+        ((mask, error),) = read_masks([number])
+        return mask, not error
+    try:
+        threads = read_threads(host.root)
+    except HostReadError:
+        return None, False  # nobody recorded them
+    found = [thread.mask for thread in threads if thread.tid == number and pid in (None, thread.pid)]
+    return (found[0], True) if found else (None, False)

@@ -8,6 +8,7 @@ may go, effective_affinity_list where the hardware sends it).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import attrs
 
@@ -30,14 +31,14 @@ class Irq:
         name: Whose it is, as the drivers call themselves; printable.
         allowed: The CPUs it may be sent to; None where that may not be read.
         effective: The CPUs it is sent to; None where the machine does not say.
-        counts: (CPU, how often it came there since boot), of CPUs where it ever did.
+        counts: How often it came to a CPU since boot, by CPU; those where it never did are left out.
     """
 
     number: int
     name: str
     allowed: CpuSet | None
     effective: CpuSet | None
-    counts: tuple[tuple[int, int], ...]
+    counts: Mapping[int, int] = attrs.field(hash=False)
 
     def count(self, cpu: int) -> int:
         """
@@ -49,15 +50,15 @@ class Irq:
         Returns:
             The number of times since boot.
         """
-        return dict(self.counts).get(cpu, 0)
+        return self.counts.get(cpu, 0)
 
     @property
     def goes_to(self) -> CpuSet:
-        """The CPUs it is sent to, as far as is known; otherwise those it may be sent to."""
-        return self.effective if self.effective is not None else self.allowed or CpuSet()
+        """The CPUs it is sent to, as far as is known; otherwise (some chips never say) those it may be sent to."""
+        return self.effective or self.allowed or CpuSet()
 
 
-def read_irqs(tree: Tree) -> tuple[Irq, ...]:
+def read_irqs(tree: Tree) -> tuple[Irq, ...] | None:
     """
     Read the interrupts of devices; those of the CPUs themselves (timers, IPIs) have no number and are left out.
 
@@ -65,11 +66,11 @@ def read_irqs(tree: Tree) -> tuple[Irq, ...]:
         tree: The machine's root.
 
     Returns:
-        The interrupts by number; none where /proc/interrupts cannot be read.
+        The interrupts by number; None where /proc/interrupts cannot be read.
     """
     lines = (tree.text("proc/interrupts", BIG) or "").splitlines()
     if not lines:
-        return ()
+        return None
     cpus = [int(word[3:]) for word in lines[0].split() if re.fullmatch("CPU[0-9]{1,4}", word)]
     found: list[Irq] = []
     for line in lines[1:]:
@@ -91,7 +92,7 @@ def read_irqs(tree: Tree) -> tuple[Irq, ...]:
                 name=printable(about[-1].encode(errors="replace")),
                 allowed=tree.cpus(f"{folder}/smp_affinity_list"),
                 effective=tree.cpus(f"{folder}/effective_affinity_list"),
-                counts=tuple((cpu, int(word)) for cpu, word in zip(cpus, words, strict=False) if word != "0"),
+                counts={cpu: int(word) for cpu, word in zip(cpus, words, strict=False) if word != "0"},
             )
         )
     return tuple(sorted(found, key=lambda irq: irq.number))

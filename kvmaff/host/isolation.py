@@ -149,7 +149,8 @@ def read_isolation(
         keep(tickless & asked, KeptFrom.TICK, by)
         keep(tickless & asked, KeptFrom.RCU, by)
     keep(words.cpus("rcu_nocbs") - tickless, KeptFrom.RCU, words.word("rcu_nocbs"))
-    keep(words.cpus("managed_irq"), KeptFrom.MANAGED_IRQ, words.word("isolcpus"))
+    if not _rejected(words, online, isolated, tickless):
+        keep(words.cpus("managed_irq"), KeptFrom.MANAGED_IRQ, words.word("isolcpus"))
     usual = tree.mask("proc/irq/default_smp_affinity")
     if usual and words.cpus("irqaffinity") and not _differs(usual, words, online):
         keep(online - usual, KeptFrom.IRQ, words.word("irqaffinity"))
@@ -169,7 +170,8 @@ def _in_vain(
         ("nohz_full", words.cpus("nohz_full"), tickless, "nohz_full"),
         ("isolcpus", words.cpus("nohz"), tickless, "nohz_full"),
     ):
-        missing = asked & online - shown
+        # the CPU that booted keeps the tick for the others, asked or not
+        missing = asked & online - shown - (CpuSet([online.first]) if file == "nohz_full" else CpuSet())
         if missing:
             yield (
                 f"{words.word(option)} is on the kernel's command line, but /sys/devices/system/cpu/{file} does not "
@@ -180,6 +182,12 @@ def _in_vain(
             f"{words.word('irqaffinity')} is on the kernel's command line, but /proc/irq/default_smp_affinity has "
             f"{usual & online} now"
         )
+
+
+def _rejected(words: BootWords, online: CpuSet, isolated: CpuSet | None, tickless: CpuSet) -> bool:
+    """The kernel drops an isolcpus= whole where it contradicts nohz_full=; then nothing else of it shows either."""
+    shown = isolated is None or not words.cpus("domain") & online - isolated
+    return not shown or not words.cpus("nohz") & online - CpuSet([online.first]) <= tickless
 
 
 def _differs(usual: CpuSet, words: BootWords, online: CpuSet) -> bool:

@@ -13,6 +13,7 @@ Documentation/admin-guide/kernel-per-CPU-kthreads.rst.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import attrs
@@ -43,7 +44,8 @@ class Occupancy:
         here: Threads of processes that may run elsewhere, too, and ran here last.
         movable: Kernel threads that may run elsewhere, too, and ran here last.
         others: How many more threads may run here.
-        irqs: Interrupts that may come here or did.
+        irqs: Interrupts that may come here or did; None where the machine does not say.
+        hidden: What could not be seen, so that it cannot be known whether it is clean; a sentence each.
     """
 
     cpu: int
@@ -55,7 +57,8 @@ class Occupancy:
     here: tuple[Thread, ...]
     movable: tuple[Thread, ...]
     others: int
-    irqs: tuple[Irq, ...]
+    irqs: tuple[Irq, ...] | None
+    hidden: tuple[str, ...] = ()
 
     @property
     def dirt(self) -> tuple[str, ...]:
@@ -63,20 +66,25 @@ class Occupancy:
         return tuple(self._dirt())
 
     @property
-    def clean(self) -> bool:
-        """Whether only what belongs to the CPU or was bound to it runs there."""
-        return not self.dirt
+    def clean(self) -> bool | None:
+        """Whether only what belongs to the CPU or was bound to it runs there; None where that cannot be known."""
+        if self.dirt:
+            return False
+        return None if self.hidden or self.state != "online" else True
 
     def _dirt(self) -> Iterator[str]:
         for thread in self.here:
-            yield f"{_called(thread)} may run elsewhere and ran here last: bind it elsewhere"
+            yield f"{_called(thread)} may run on {thread.mask} and ran here last: bind it to other CPUs, or to one"
         for thread in self.movable:
-            yield f"kernel thread {_called(thread)} may run elsewhere and ran here last: {how_to_move(thread)}"
-        for irq in self.irqs:
-            if irq.count(self.cpu) and self.cpu in irq.goes_to:
+            how = how_to_move(thread)
+            if how is not None:
+                yield f"kernel thread {_called(thread)} may run elsewhere and ran here last: {how}"
+        for irq in self.irqs or ():
+            count = irq.count(self.cpu)
+            if count and self.cpu in irq.goes_to:
                 yield (
-                    f"interrupt {irq.number} ({irq.name}) comes here, {irq.count(self.cpu)} times so far: "
-                    f"write other CPUs to /proc/irq/{irq.number}/smp_affinity_list"
+                    f"interrupt {irq.number} ({irq.name}) comes here, {count} time{'s' * (count > 1)} so far: write "
+                    f"other CPUs to /proc/irq/{irq.number}/smp_affinity_list (which fails where the kernel manages it)"
                 )
 
 
@@ -100,13 +108,13 @@ def on_cpus(host: Host, cpus: CpuSet) -> tuple[Occupancy, ...]:
     if absent:
         raise RequestError.of([f"CPU {absent} is not there: this machine has {host.topology.present}"])
     ours = os.getpid() if host.live else 0
-    threads = [thread for thread in read_threads(host.root) if thread.tid != ours]
+    look = _Look([thread for thread in read_threads(host.root) if thread.tid != ours])
     with open_tree(host.root) as tree:
         irqs = read_irqs(tree)
-    return tuple(_occupancy(host, cpu, threads, irqs) for cpu in cpus)
+    return tuple(_occupancy(host, cpu, look, irqs) for cpu in cpus)
 
 
-def how_to_move(thread: Thread) -> str:
+def how_to_move(thread: Thread) -> str | None:
     """
     Say how a kernel thread is kept from a CPU.
 
@@ -114,42 +122,67 @@ def how_to_move(thread: Thread) -> str:
         thread: The thread.
 
     Returns:
-        What to do.
+        What to do; None where nothing can be done, and need not: those threads sleep unless something runs out of
+        memory (``kworker/R-…``), or serve whoever calls them.
     """
-    if thread.name.startswith("kworker/"):
+    if thread.name.startswith("kworker/u"):
         return "write other CPUs to /sys/devices/virtual/workqueue/cpumask"
     if thread.name.startswith("irq/"):
         return f"move its interrupt, /proc/irq/{thread.name[4:].partition('-')[0]}/smp_affinity_list"
-    return "it may not be bound" if thread.fixed else f"taskset -pc CPULIST {thread.tid}"
+    return None if thread.fixed else f"taskset -pc CPULIST {thread.tid}"
 
 
-def _occupancy(host: Host, cpu: int, threads: list[Thread], irqs: tuple[Irq, ...]) -> Occupancy:
-    only = CpuSet([cpu])
-    own: list[Thread] = []
-    bound: list[Thread] = []
-    here: list[Thread] = []
-    movable: list[Thread] = []
-    others = 0
-    for thread in threads:
-        if thread.mask is None or cpu not in thread.mask:
-            continue
-        if thread.mask == only:
-            (own if thread.kernel and thread.fixed else bound).append(thread)
-        elif thread.cpu == cpu:
-            (movable if thread.kernel else here).append(thread)
-        else:
-            others += 1
+class _Look:
+    """Threads by what is asked of them, so that many CPUs cost little more than one."""
+
+    def __init__(self, threads: list[Thread]) -> None:
+        self.only: dict[int, list[Thread]] = {}
+        self.last: dict[int, list[Thread]] = {}
+        self.unread: dict[int, list[Thread]] = {}
+        self.by_mask: Counter[CpuSet] = Counter()
+        for thread in threads:
+            if thread.mask is None:
+                if thread.cpu is not None:
+                    self.unread.setdefault(thread.cpu, []).append(thread)
+                continue
+            self.by_mask[thread.mask] += 1
+            if len(thread.mask) == 1:
+                self.only.setdefault(thread.mask.first, []).append(thread)
+            elif thread.cpu is not None and thread.cpu in thread.mask:
+                self.last.setdefault(thread.cpu, []).append(thread)
+
+
+def _occupancy(host: Host, cpu: int, look: _Look, irqs: tuple[Irq, ...] | None) -> Occupancy:
+    only, last = look.only.get(cpu, []), look.last.get(cpu, [])
+    own = [thread for thread in only if thread.kernel and thread.fixed]
+    state = host.topology.state_of(cpu)
+    hidden = []
+    if state == "online" and not own:
+        hidden.append(
+            "none of its own kernel threads can be seen, so others may run unseen, too: a pid namespace, a container "
+            "or hidepid= hides them"
+        )
+    unread = map(_called, look.unread.get(cpu, []))
+    hidden += [f"the mask of {name}, which ran here last, cannot be read" for name in unread]
+    if irqs is None:
+        hidden.append("/proc/interrupts cannot be read")
+    groups = {
+        "own": own,
+        "bound": [thread for thread in only if not (thread.kernel and thread.fixed)],
+        "here": [thread for thread in last if not thread.kernel],
+        "movable": [thread for thread in last if thread.kernel],
+    }
     return Occupancy(
         cpu=cpu,
-        state=host.topology.state_of(cpu),
+        state=state,
         kept=host.isolation.of(cpu),
         isolated=cpu in host.isolation.unbalanced,
-        own=tuple(with_details(own, host.root)),
-        bound=tuple(with_details(bound, host.root)),
-        here=tuple(with_details(here, host.root)),
-        movable=tuple(with_details(movable, host.root)),
-        others=others,
-        irqs=tuple(irq for irq in irqs if irq.count(cpu) or (irq.allowed is not None and cpu in irq.allowed)),
+        others=sum(count for mask, count in look.by_mask.items() if cpu in mask) - len(only) - len(last),
+        irqs=None
+        if irqs is None
+        else tuple(irq for irq in irqs if irq.count(cpu) or cpu in (irq.allowed or ())),
+        hidden=tuple(hidden),
+        **{name: tuple(with_details(threads, host.root)) for name, threads in groups.items()},
     )
 
 

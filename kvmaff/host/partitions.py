@@ -4,8 +4,7 @@ Cgroups that keep CPUs to themselves, or out of load balancing.
 Sources: Documentation/admin-guide/cgroup-v2.rst (cpuset.cpus.partition, cpuset.cpus.isolated),
 cgroup-v1/cpusets.rst (cpuset.sched_load_balance: CPUs that no cpuset balances are in no scheduling domain).
 
-Rule: only what is needed is walked. The children of the root and of partitions are looked at always; the whole
-hierarchy only where the root has lost CPUs that nobody was found to have (a remote partition, Linux 6.7 and later).
+Rule: where the controller is not handed on (cgroup.subtree_control), nothing is walked, which is most hosts.
 """
 
 from __future__ import annotations
@@ -24,19 +23,6 @@ __all__ = ["Partition", "partitions"]
 
 _MOST = 4096  # folders to look at
 _DEEPEST = 32
-_FILES = (
-    "cgroup.",
-    "cpu.",
-    "cpuset.",
-    "memory.",
-    "io.",
-    "pids.",
-    "hugetlb.",
-    "misc.",
-    "rdma.",
-    "irq.",
-    "dmem.",
-)
 
 
 @attrs.frozen(kw_only=True)
@@ -82,15 +68,11 @@ def partitions(tree: Tree, cgroups: Cgroups, online: CpuSet, isolated: CpuSet) -
 
 
 def _exclusive(tree: Tree, hierarchy: Hierarchy, online: CpuSet, isolated: CpuSet) -> list[Partition]:
-    found = list(_walk(tree, hierarchy, everywhere=False))
+    found = list(_walk(tree, hierarchy))
     left = tree.cpus(hierarchy.file("", "cpuset.cpus.effective"))
-    lost = online - left - isolated if left else CpuSet()
-    # a container sees its own cgroup as the root, which may have lost CPUs to whatever is outside
-    if hierarchy.root != "/" or lost <= CpuSet.union_of(group.cpus for group in found):
-        return found
-    found = list(_walk(tree, hierarchy, everywhere=True))
     # the root still lists CPUs of partitions that broke since (seen on 6.12), but has them itself
-    apart = (tree.cpus(hierarchy.file("", "cpuset.cpus.isolated")) or CpuSet()) & lost
+    lost = online - left if left else CpuSet()
+    apart = (tree.cpus(hierarchy.file("", "cpuset.cpus.isolated")) or CpuSet()) & lost - isolated
     apart -= CpuSet.union_of(group.cpus for group in found)
     if apart:
         found.append(
@@ -99,32 +81,42 @@ def _exclusive(tree: Tree, hierarchy: Hierarchy, online: CpuSet, isolated: CpuSe
     return found
 
 
-def _walk(tree: Tree, hierarchy: Hierarchy, *, everywhere: bool) -> Iterator[Partition]:
+def _walk(tree: Tree, hierarchy: Hierarchy) -> Iterator[Partition]:
+    """Look at every cgroup that has the cpuset controller; where that is not handed on, no child has it."""
     folders = [("", 0)]
     looked = 0
     while folders:
         folder, depth = folders.pop()
-        for name in _children(tree, hierarchy, folder):
-            inside = f"{folder}/{name}".lstrip("/")
-            looked += 1
-            if looked > _MOST:
-                return
-            said = tree.text(hierarchy.file(inside, "cpuset.cpus.partition")) or ""
-            kind, _, rest = said.partition(" ")
-            valid = kind in ("root", "isolated") and not rest
-            if valid or everywhere:
-                folders += [(inside, depth + 1)] if depth < _DEEPEST else []
-            by = _shown(hierarchy, inside)
-            if valid:
-                cpus = tree.cpus(hierarchy.file(inside, "cpuset.cpus.effective")) or CpuSet()
-                yield Partition(by=by, cpus=cpus, balanced=kind == "root", exclusive=True)
-            elif kind in ("root", "isolated"):
-                reason = printable(rest.removeprefix("invalid").strip(" ()").encode()) or "invalid"
-                yield Partition(
-                    by=by,
-                    cpus=CpuSet(),
-                    doubt=f"{by} was asked to be a partition ({kind}) and is none: {reason}",
-                )
+        looked += 1
+        if looked > _MOST or depth > _DEEPEST:
+            doubt = (
+                f"{_shown(hierarchy, '')} has more cgroups than are looked at: it may have more partitions"
+            )
+            yield Partition(by=_shown(hierarchy, folder), cpus=CpuSet(), doubt=doubt)
+            return
+        yield from _partition(tree, hierarchy, folder)
+        handed_on = tree.text(hierarchy.file(folder, "cgroup.subtree_control"))
+        if handed_on is None or "cpuset" in handed_on.split():
+            inside = hierarchy.file(folder, "")
+            folders += [
+                (f"{folder}/{name}".lstrip("/"), depth + 1)
+                for name in sorted(tree.folders(inside), reverse=True)
+            ]
+
+
+def _partition(tree: Tree, hierarchy: Hierarchy, folder: str) -> Iterator[Partition]:
+    said = tree.text(hierarchy.file(folder, "cpuset.cpus.partition")) or ""
+    kind, _, rest = said.partition(" ")
+    if kind not in ("root", "isolated"):
+        return
+    by = _shown(hierarchy, folder)
+    if not rest:
+        cpus = tree.cpus(hierarchy.file(folder, "cpuset.cpus.effective")) or CpuSet()
+        yield Partition(by=by, cpus=cpus, balanced=kind == "root", exclusive=True)
+        return
+    reason = printable(rest.removeprefix("invalid").strip(" ()").encode()) or "invalid"
+    doubt = f"{by} was asked to be a partition ({kind}) and is none: {reason}"
+    yield Partition(by=by, cpus=CpuSet(), doubt=doubt)
 
 
 def _unbalanced(tree: Tree, hierarchy: Hierarchy, online: CpuSet, isolated: CpuSet) -> list[Partition]:
@@ -135,7 +127,7 @@ def _unbalanced(tree: Tree, hierarchy: Hierarchy, online: CpuSet, isolated: CpuS
     looked = 0
     while folders and looked < _MOST:
         folder, depth = folders.pop()
-        for name in _children(tree, hierarchy, folder):
+        for name in tree.folders(hierarchy.file(folder, "")):
             inside = f"{folder}/{name}".lstrip("/")
             looked += 1
             flag = _flag(tree, hierarchy, inside, "sched_load_balance")
@@ -147,11 +139,6 @@ def _unbalanced(tree: Tree, hierarchy: Hierarchy, online: CpuSet, isolated: CpuS
     cpus = online - isolated - balanced
     by = f"{_shown(hierarchy, '')} (sched_load_balance 0)"
     return [Partition(by=by, cpus=cpus, balanced=False)] if cpus else []
-
-
-def _children(tree: Tree, hierarchy: Hierarchy, folder: str) -> list[str]:
-    """Names that may be cgroups; those of the kernel's own files begin with a controller's name."""
-    return sorted(name for name in tree.names(hierarchy.file(folder, "")) if not name.startswith(_FILES))
 
 
 def _flag(tree: Tree, hierarchy: Hierarchy, folder: str, name: str) -> int | None:

@@ -7,6 +7,7 @@ import os
 import attrs
 
 from kvmaff.cpuset import CpuSet
+from kvmaff.errors import HostReadError
 from kvmaff.host.isolation import Isolation, Kept, KeptFrom, read_isolation
 from kvmaff.host.sysfs import read_topology
 from kvmaff.host.topology import Topology
@@ -59,7 +60,10 @@ def read_host(root: str | bytes | os.PathLike[str] = "/") -> Host:
     Raises:
         HostReadError: There is no such folder or file, or it does not say which CPUs the machine has.
     """
-    path = os.path.abspath(os.fsdecode(root))
+    given = os.fsdecode(root)
+    if not given or "\0" in given:
+        raise HostReadError(f"{given!r} is no path; / is this machine", path=given)
+    path = os.path.abspath(given)
     if os.path.realpath(path) == "/":
         path = "/"
     with open_tree(path) as tree:

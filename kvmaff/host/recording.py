@@ -20,7 +20,7 @@ class RecordingTree(Tree):
         self._source = source
         self.files: dict[str, bytes] = {}
         """What was read, by path; what was missing is not in it."""
-        self.folders: set[str] = set()
+        self.numbered_folders: set[str] = set()
         """Numbered folders that were seen, read or not: cpu7, node1."""
 
     def close(self) -> None:
@@ -55,6 +55,18 @@ class RecordingTree(Tree):
         """
         return self._source.names(path)
 
+    def folders(self, path: str) -> list[str]:
+        """
+        What folders a folder holds.
+
+        Args:
+            path: Relative to the root.
+
+        Returns:
+            Their names, in no order.
+        """
+        return self._source.folders(path)
+
     def numbered(self, path: str, prefix: str, limit: int) -> list[int]:
         """
         The numbers n for which a folder has an entry PREFIXn.
@@ -68,5 +80,5 @@ class RecordingTree(Tree):
             The numbers in ascending order.
         """
         numbers = super().numbered(path, prefix, limit)
-        self.folders.update(f"{path}/{prefix}{number}" for number in numbers)
+        self.numbered_folders.update(f"{path}/{prefix}{number}" for number in numbers)
         return numbers

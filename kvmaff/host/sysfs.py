@@ -59,7 +59,7 @@ def read_topology(tree: Tree) -> Topology:
     cores = level("core_cpus", "thread_siblings")
     nodes = read_nodes(tree, online)
     packages = _rejoined(tree, level("package_cpus", "core_siblings"), nodes)
-    dies = level("die_cpus", number="die_id", none=(-1,))
+    dies = level("die_cpus", number="die_id", none=(-1, 65535))
     if not any(die < package for die in dies for package in packages):
         dies = ()
     firsts = CpuSet(core.first for core in cores) if cores else online

@@ -19,6 +19,7 @@ __all__ = ["Refused", "members"]
 
 _BLOCK = 512
 _LONGEST = 1 << 16  # bytes of a header's own records
+_MOST_RECORDS = 64  # of one header
 _FILE, _FOLDER, _RECORDS, _DEFAULTS, _NAME = b"0", b"5", b"x", b"g", b"L"
 
 
@@ -41,6 +42,7 @@ def members(data: bytes) -> Iterator[tuple[str, bytes | None]]:
     """
     at = 0
     said: dict[str, str] = {}
+    before: list[bytes] = []  # what stands in front of a member
     while at < len(data):
         header = data[at : at + _BLOCK]
         if not header.strip(b"\0"):
@@ -50,6 +52,11 @@ def members(data: bytes) -> Iterator[tuple[str, bytes | None]]:
             name = said.pop("path", name)
             size = _number(said.pop("size"), 10) if "size" in said else size
             said.clear()
+            before = []
+        elif kind in before:
+            raise Refused("is damaged (several headers of one kind in front of a file)")
+        else:
+            before.append(kind)
         at += _BLOCK
         content = data[at : at + size]
         if len(content) < size:
@@ -67,6 +74,7 @@ def members(data: bytes) -> Iterator[tuple[str, bytes | None]]:
             yield name, content
         elif kind != _DEFAULTS:
             raise Refused(f"has something else than plain files and folders: {printable(os.fsencode(name))}")
+    raise Refused("is cut short")
 
 
 def _header(header: bytes) -> tuple[bytes, str, int]:
@@ -98,9 +106,11 @@ def _number(text: str, base: int = 8) -> int:
 
 def _records(content: bytes) -> dict[str, str]:
     """Return what ``LENGTH KEY=VALUE`` records say of path and size."""
-    said = {}
+    said: dict[str, str] = {}
     at = 0
-    while at < len(content):
+    for _ in range(_MOST_RECORDS):
+        if at == len(content):
+            return said
         space = content.find(b" ", at, at + 8)
         length = content[at:space] if space > 0 else b""
         record = content[space + 1 : at + int(length)] if length.isdigit() else b""
@@ -112,4 +122,4 @@ def _records(content: bytes) -> dict[str, str]:
         if key in (b"path", b"size"):
             said[key.decode()] = os.fsdecode(value)
         at += int(length)
-    return said
+    raise Refused("is damaged (too many records in a header)")

@@ -8,6 +8,7 @@ parent, command line) is read for those threads only that somebody wants to see.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 
 import attrs
@@ -84,8 +85,13 @@ def read_threads(root: str) -> list[Thread]:
             data = tree.read(THREADS_FILE, BIG)
         if data is not None:
             return _parsed(data, f"{root}/{THREADS_FILE}")
+        if not os.path.isdir(os.path.join(root, "proc")):
+            raise _unrecorded(root)
     with Proc(root) as proc:
-        tasks = proc.tasks(proc.pids())
+        pids = proc.pids()
+        if root != "/" and not pids:
+            raise _unrecorded(root)
+        tasks = proc.tasks(pids)
         return [
             _thread(task, mask) for task, mask in zip(tasks, proc.masks(tasks), strict=True) if task.alive
         ]
@@ -103,12 +109,10 @@ def with_details(threads: Iterable[Thread], root: str) -> list[Thread]:
         The same threads; what cannot be read stays None.
     """
     found = list(threads)
-    try:
-        proc = Proc(root)
-    except HostReadError:
+    if root != "/" and not os.path.isdir(os.path.join(root, "proc")):
         return found  # a capture, which has what it has
-    with proc:
-        return [_detailed(proc, thread) for thread in found]
+    with Proc(root) as proc:
+        return [thread if thread.uid is not None else _detailed(proc, thread) for thread in found]
 
 
 def threads_text(threads: Iterable[Thread], *, command_lines: bool) -> str:
@@ -129,6 +133,10 @@ def threads_text(threads: Iterable[Thread], *, command_lines: bool) -> str:
         fields["args"] = thread.args if command_lines else None
         data.append(fields)
     return json.dumps({"threads": data})
+
+
+def _unrecorded(root: str) -> HostReadError:
+    return HostReadError(f"{root}: nobody recorded what ran there (kvmaff capture does)", path=root)
 
 
 def _thread(task: Task, mask: CpuSet | None) -> Thread:

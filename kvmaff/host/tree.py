@@ -7,6 +7,7 @@ step, never waiting (a FIFO), and what does not parse is "not told", never a tra
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -16,6 +17,7 @@ from typing import Self
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError, HostReadError
+from kvmaff.kernel.text import printable
 
 __all__ = ["BIG", "FolderTree", "Tree", "open_tree"]
 
@@ -42,7 +44,7 @@ def open_tree(root: str) -> Tree:
     """
     try:
         is_file = stat.S_ISREG(os.stat(root).st_mode)
-    except OSError:
+    except (OSError, ValueError):
         is_file = False  # a folder or nothing: opening it says what is wrong
     if not is_file:
         return FolderTree(root)
@@ -105,6 +107,18 @@ class Tree:
         """
         raise NotImplementedError
 
+    def folders(self, path: str) -> list[str]:
+        """
+        What folders a folder holds.
+
+        Args:
+            path: Relative to the root.
+
+        Returns:
+            Their names, in no order.
+        """
+        raise NotImplementedError
+
     def text(self, path: str, limit: int = _LIMIT) -> str | None:
         """
         The text of a file.
@@ -130,12 +144,8 @@ class Tree:
             It, or None where there is none.
         """
         data = self.read(path)
-        if data is None or len(data) > 20:
-            return None
-        try:
-            return int(data.rstrip(b" \t\r\n\0"))
-        except ValueError:
-            return None
+        digits = (data or b"").strip(b" \t\r\n\0")
+        return int(digits) if len(digits) <= 20 and digits.removeprefix(b"-").isdigit() else None
 
     def cpus(self, *lists: str) -> CpuSet | None:
         """
@@ -207,12 +217,18 @@ class FolderTree(Tree):
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
+        self._beneath: Callable[[int, bytes, int], int] | None = None
+        if root != "/":
+            from kvmaff.kernel.native import lib  # noqa: PLC0415 - this machine is read without
+
+            self._beneath = lib.ps_open_beneath
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            shown = printable(os.fsencode(root), 512)
+            why = getattr(error, "strerror", None) or error
             raise HostReadError(
-                f"{root}: {error.strerror}; a root is /, a folder that holds sys and proc, or a file made by "
-                "kvmaff capture",
+                f"{shown}: {why}; a root is /, a folder that holds sys and proc, or a file made by kvmaff capture",
                 path=root,
             ) from error
 
@@ -231,9 +247,8 @@ class FolderTree(Tree):
         Returns:
             The bytes; None where it is missing, no plain file, may not be read, or is longer.
         """
-        try:
-            fd = os.open(path, _FLAGS, dir_fd=self._fd)
-        except OSError:
+        fd = self._open(path, _FLAGS)
+        if fd < 0:
             return None
         try:
             data = os.read(fd, _PAGE)
@@ -257,13 +272,40 @@ class FolderTree(Tree):
         Returns:
             The names, in no order; none where there is no such folder.
         """
-        try:
-            fd = os.open(path, _FLAGS | os.O_DIRECTORY, dir_fd=self._fd)
-        except OSError:
+        return [name for name, _ in self._entries(path)]
+
+    def folders(self, path: str) -> list[str]:
+        """
+        What folders a folder holds.
+
+        Args:
+            path: Relative to the root.
+
+        Returns:
+            Their names, in no order.
+        """
+        return [name for name, is_folder in self._entries(path) if is_folder]
+
+    def _entries(self, path: str) -> list[tuple[str, bool]]:
+        fd = self._open(path, _FLAGS | os.O_DIRECTORY)
+        if fd < 0:
             return []
         try:
-            return os.listdir(fd)
+            with os.scandir(fd) as entries:
+                return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         except OSError:
             return []
         finally:
             os.close(fd)
+
+    def _open(self, path: str, flags: int) -> int:
+        """Return a descriptor, or less than 0. In a recorded tree no link on the way leads out of it."""
+        if self._beneath is not None:
+            fd: int = self._beneath(self._fd, path.encode("utf-8", "surrogateescape"), flags)
+            if fd != -errno.ENOSYS:
+                return fd
+            self._beneath = None  # a kernel before 5.6, or a sandbox: then the last step at least is no link
+        try:
+            return os.open(path, flags, dir_fd=self._fd)
+        except (OSError, ValueError):
+            return -1

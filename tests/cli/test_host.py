@@ -24,6 +24,7 @@ def _isolated(root: Path, count: int) -> Path:
     files: dict[str, str | bytes] = {
         "sys/devices/system/cpu/isolated": "5",
         "proc/cmdline": "isolcpus=5",
+        "proc/interrupts": "   CPU4 CPU5\n 36: 9 0 MSI 1-edge  nic\n",
         THREADS_FILE: json.dumps({"threads": THREADS[:count]}),
     }
     return machine(root, files=files)

@@ -32,7 +32,7 @@ from kvmaff.testing import inputs_hosts as st
 from kvmaff.testing.microvm import Microvm, Mode
 from kvmaff.testing.trees import write_tree
 
-from ..conftest import Qemu, needs_qemu
+from ..conftest import HOSTS, Qemu, needs_qemu
 from ..host.files import machine
 
 SECRET = "sesame-opens-7316"
@@ -76,6 +76,17 @@ def test_this_machine_read_back(tmp_path: Path, host: Host) -> None:
         assert Cgroups(here).granted("self") == Cgroups(there).granted("self")
         assert {irq.number for irq in read_irqs(here)} == {irq.number for irq in read_irqs(there)}
     assert [node for node, _ in free_memory(host)] == [node for node, _ in free_memory(again)]
+
+
+@pytest.mark.skipif(
+    not list(HOSTS.glob("*.tar.xz")), reason="the recorded machines are not beside this checkout"
+)
+@pytest.mark.parametrize("packed", sorted(HOSTS.glob("*.tar.xz")), ids=lambda path: path.name)
+def test_every_recorded_machine(tmp_path: Path, packed: Path) -> None:
+    """A capture of a recorded machine reads as that does, also where no file lists the online CPUs."""
+    capture(tmp_path / "host.tar.xz", root=str(packed))
+    read = read_host(packed)
+    assert attrs.evolve(read_host(tmp_path / "host.tar.xz"), root=read.root) == read
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
@@ -168,11 +179,9 @@ def test_the_kernels_command_line_is_cut_to_what_it_says_of_cpus(tmp_path: Path)
         assert "4 1 0:5 / /cg rw - cgroup2 cgroup2 rw" == tree.text("proc/self/mountinfo")
 
 
-def test_the_file_is_ours_alone_whole_and_no_link(tmp_path: Path) -> None:
-    """It is made 0600, replaces what was there when it is whole, and does not follow a link."""
-    target = tmp_path / "target"
-    target.write_text("precious")
-    (tmp_path / "host.tar.xz").symlink_to(target)
+def test_the_file_is_ours_alone_and_whole(tmp_path: Path) -> None:
+    """It is made 0600 whatever the umask, and replaces a file that was there when it is whole."""
+    (tmp_path / "host.tar.xz").write_text("old")
     before = os.umask(0)
     try:
         capture(tmp_path / "host.tar.xz")
@@ -180,16 +189,33 @@ def test_the_file_is_ours_alone_whole_and_no_link(tmp_path: Path) -> None:
         os.umask(before)
     info = os.lstat(tmp_path / "host.tar.xz")
     assert (True, 0o600) == (stat.S_ISREG(info.st_mode), stat.S_IMODE(info.st_mode))
-    assert "precious" == target.read_text()
-    assert ["host.tar.xz", "target"] == sorted(os.listdir(tmp_path))
+    assert ["host.tar.xz"] == os.listdir(tmp_path)
+
+
+def test_devices_pipes_and_links_are_not_replaced(tmp_path: Path) -> None:
+    """What is there and is no plain file stays: root's /dev/null and /dev/stdout are such."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("fifo", "link", "dangling"):
+        with pytest.raises(RequestError, match="no plain file"):
+            capture(tmp_path / name)
+    assert "precious" == (tmp_path / "target").read_text()
+    assert (True, True, True) == (
+        stat.S_ISFIFO(os.lstat(tmp_path / "fifo").st_mode),
+        (tmp_path / "link").is_symlink(),
+        (tmp_path / "dangling").is_symlink(),
+    )
+    assert ["dangling", "fifo", "link", "target"] == sorted(os.listdir(tmp_path))
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that is not there, a folder in the file's place, a machine too large: an error, and no file."""
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RequestError, match="No such file"):
         capture(tmp_path / "nowhere" / "host.tar.xz")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="folder"):
+    with pytest.raises(RequestError, match="folder"):
         capture(tmp_path / "folder")
     monkeypatch.setattr(room, "MOST_FILES", 3)
     with pytest.raises(RequestError, match="too large"):
@@ -243,3 +269,51 @@ def test_no_guests_at_all(tmp_path: Path, text: str) -> None:
     """What is no list of guests is an error."""
     with pytest.raises(HostReadError, match=r"guests\.json"):
         recorded_guests(str(_archive(tmp_path, text)))
+
+
+def test_names_of_guests_in_a_capture_are_made_fit(tmp_path: Path, microvm: Callable[..., Microvm]) -> None:
+    """A captured guest's name comes without escapes; one without a name goes by its process."""
+    pid = microvm(1).pid
+    (guest,) = json.loads(guests_text([one for one in kvmaff.guests(read_host()) if one.pid == pid], {}))[
+        "guests"
+    ]
+    both = [{**guest, "name": "\x1b[2Jx", "pid": 5}, {**guest, "name": "", "pid": 6}]
+    found = kvmaff.guests(read_host(_archive(tmp_path, json.dumps({"guests": both}))))
+    assert ["?[2Jx", "pid:6"] == [one.name for one in found]
+
+
+def test_what_a_capture_says_of_itself_is_handed_on(tmp_path: Path) -> None:
+    """The kernel and the time of a capture are those of the machine, also in a capture of a capture."""
+    capture(tmp_path / "one")
+    capture(tmp_path / "two", root=str(tmp_path / "one"))
+    said = []
+    for name in ("one", "two"):
+        with open_tree(str(tmp_path / name)) as tree:
+            said.append(json.loads(tree.text(room.ABOUT_FILE) or ""))
+    assert said[0] == said[1]
+    assert (os.uname().release, False) == (said[0]["kernel"], said[0]["command_lines"])
+
+
+def test_an_unpacked_capture_keeps_users_and_parents(tmp_path: Path) -> None:
+    """What a capture says of threads is not overwritten by what its folder does not have."""
+    capture(tmp_path / "one")
+    with tarfile.open(tmp_path / "one") as archive:
+        archive.extractall(
+            tmp_path / "folder", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
+        )
+    packed, unpacked = (
+        kvmaff.on_cpus(read_host(root), read_host(root).topology.online)
+        for root in (tmp_path / "one", tmp_path / "folder")
+    )
+    assert packed == unpacked
+    assert any(thread.uid == 0 for one in packed for thread in (*one.own, *one.here, *one.movable))
+
+
+def test_the_grant_of_any_process(tmp_path: Path) -> None:
+    """A capture tells what every process was granted, guest or not."""
+    capture(tmp_path / "one")
+    there = read_host(tmp_path / "one")
+    assert kvmaff.granted(read_host(), os.getpid()) == kvmaff.granted(there, os.getpid())
+    assert {None} == {kvmaff.why_not(there, cpu, os.getpid()) for cpu in os.sched_getaffinity(0)}
+    with pytest.raises(RequestError, match="is not there"):
+        kvmaff.granted(there, 99_999_999)

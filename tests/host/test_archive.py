@@ -165,3 +165,84 @@ def test_the_last_archive_is_not_mistaken_for_another(tmp_path: Path) -> None:
     _file(tmp_path, lzma.compress(_tar([(ONLINE, b"0-9\n")])))
     assert before == attrs.evolve(before)
     assert ("0-3", "0-9") == (str(before.topology.online), str(read_host(path).topology.online))
+
+
+def _header(name: bytes, kind: bytes, data: bytes) -> bytes:
+    member = tarfile.TarInfo(name.decode())
+    member.type, member.size = kind, len(data)
+    return member.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (_header(b"x", b"x", b"9 path=a\n") * 2 + _tar(GOOD), "several headers"),
+        (_header(b"x", b"x", b"4 =\n" * 65) + _tar(GOOD), "too many records"),
+        (_header(b"x", b"x", bytes(1 << 17)) + _tar(GOOD), "more than 64 KiB"),
+        (_header(b"x", b"x", b"22 GNU.sparse.major=1\n") + _tar(GOOD), "sparse"),
+        (_header(b"x", b"x", b"99 path=a\n") + _tar(GOOD), "makes no sense"),
+        (_header(b"x", b"x", b"12 size=zwei\n") + _tar(GOOD), "makes no sense"),
+        (_tar(GOOD)[:1024], "cut short"),
+        (_tar(GOOD)[:700], "cut short"),
+    ],
+)
+def test_headers_of_an_archive(tmp_path: Path, raw: bytes, said: str) -> None:
+    """Headers in front of a file are few, short and sensible; an archive has an end."""
+    with pytest.raises(HostReadError, match=said):
+        read_host(_file(tmp_path, gzip.compress(raw)))
+
+
+def test_long_names_are_read(tmp_path: Path) -> None:
+    """Names as GNU tar and as POSIX write long ones."""
+    name = f"sys/fs/{'c' * 150}/{'d' * 150}"
+    for style in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=style) as file:
+            for what, data in (*GOOD, (name, b"there")):
+                member = tarfile.TarInfo(str(what))
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
+        with open_tree(str(_file(tmp_path, gzip.compress(out.getvalue())))) as tree:
+            assert "there" == tree.text(name)
+
+
+@pytest.mark.parametrize("pack", [lzma.compress, gzip.compress, bz2.compress])
+def test_several_compressed_streams_are_refused(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """What a second stream holds is not left out in silence."""
+    raw = _tar([*GOOD, ("proc/cmdline", b"isolcpus=1")])
+    with pytest.raises(HostReadError, match="more than one compressed stream"):
+        read_host(_file(tmp_path, pack(raw) + pack(raw)))
+
+
+def test_names_are_bounded_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many long names are refused before they fill the memory."""
+    monkeypatch.setattr(archive, "_MOST_NAMES", 100)
+    with pytest.raises(HostReadError, match="names of more than"):
+        read_host(
+            _file(tmp_path, lzma.compress(_tar([*GOOD, *((f"sys/{'n' * 50}{n}", b"") for n in range(3))])))
+        )
+
+
+def test_a_recorded_folder_leads_nowhere(tmp_path: Path) -> None:
+    """Links on the way out of a recorded folder, and mounts that name a way out, are not followed; inside they are."""
+    secret = tmp_path / "outside/devices/system/cpu"
+    secret.mkdir(parents=True)
+    (secret / "online").write_text("0-5")
+    root = tmp_path / "root"
+    root.mkdir()
+    for target in (str(tmp_path / "outside"), "../outside"):
+        (root / "sys").symlink_to(target)
+        with pytest.raises(HostReadError):
+            read_host(root)
+        (root / "sys").unlink()
+    (root / "inside/devices/system/cpu").mkdir(parents=True)
+    (root / "inside/devices/system/cpu/online").write_text("0-1")
+    (root / "sys").symlink_to("inside")
+    assert "0-1" == str(read_host(root).topology.online)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "", "/nowhere/at/all"])
+def test_what_is_no_path(path: str) -> None:
+    """A path that cannot be one is an error of ours."""
+    with pytest.raises(HostReadError):
+        read_host(path)

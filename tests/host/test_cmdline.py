@@ -51,6 +51,9 @@ def test_what_is_asked(text: str, asked: dict[str, str]) -> None:
     [
         ("isolcpus=", {}, None),
         ("isolcpus=frog,4", {"domain": "4"}, "frog"),
+        ("isolcpus=all", {}, "all"),
+        ("isolcpus=N", {}, "flag N"),
+        ("rcu_nocbs=x-y", {"rcu_nocbs": "0-31"}, "not understood"),
         ("isolcpus=4-x", {}, "isolcpus=4-x"),
         ("isolcpus=4 isolcpus=5", {"domain": "4"}, "contradicts"),
         ("nohz_full=4 nohz_full=5", {"nohz_full": "4"}, "contradicts"),

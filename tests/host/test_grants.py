@@ -108,3 +108,63 @@ def test_this_machine(host: Host) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "cpu", "blamed"),
+    [
+        ("/p/plain", 2, "/p/plain grants 3 only"),
+        ("/p/plain", 6, "/p grants 2-3 only"),
+        ("/p/iso", 2, "/p/iso grants 4-5 only"),
+        ("/p/iso", 6, "/p/iso grants 4-5 only"),
+        ("/p/iso", 4, None),
+    ],
+)
+def test_who_is_to_blame_below_partitions(tmp_path: Path, cgroup: str, cpu: int, blamed: str | None) -> None:
+    """A partition takes its CPUs from those above: what they have left says nothing of those inside."""
+    files: dict[str, str | bytes] = {
+        "proc/self/mountinfo": V2_MOUNT,
+        "proc/7/cgroup": f"0::{cgroup}\n",
+        f"{CGROUP}/cpuset.cpus.effective": "0-1,6-7",
+        f"{CGROUP}/p/cpuset.cpus.effective": "2-3",
+        f"{CGROUP}/p/plain/cpuset.cpus.effective": "3",
+        f"{CGROUP}/p/iso/cpuset.cpus.effective": "4-5",
+    }
+    said = why_not(read_host(machine(tmp_path, "0-7", files)), cpu, 7)
+    assert (None if blamed is None else f"the cgroup /{CGROUP}{blamed}") == said
+
+
+@pytest.mark.parametrize("path", ["/../../x", "/foobar", "/"])
+def test_a_cgroup_that_cannot_be_seen(tmp_path: Path, path: str) -> None:
+    """Where a process's cgroup lies outside of what is mounted, its mask is what is known, and no other's grant."""
+    thread = {
+        "pid": 7,
+        "tid": 7,
+        "name": "t",
+        "flags": 0,
+        "cpu": 1,
+        "mask": "1,6",
+        "ppid": 1,
+        "uid": 0,
+        "args": None,
+    }
+    files: dict[str, str | bytes] = {
+        "proc/self/mountinfo": V2_MOUNT.replace(" / /sys", " /foo /sys"),
+        "proc/7/cgroup": f"0::{path}\n",
+        THREADS_FILE: json.dumps({"threads": [thread]}),
+        f"{CGROUP}/cpuset.cpus.effective": "0-3",
+        f"{CGROUP}/bar/cpuset.cpus.effective": "2",
+    }
+    grant = granted(read_host(machine(tmp_path, "0-7", files)), 7)
+    assert ("", "1,6", None) == (grant.cgroup, str(grant.cpus), grant.nodes)
+
+
+def test_a_partition_that_only_begins_alike(tmp_path: Path) -> None:
+    """A process in /rt2 is not inside the partition /rt."""
+    assert "partition" in (why_not(_host(tmp_path, "/rt2"), 6, 7) or "")
+
+
+def test_a_name_that_forges_a_line(tmp_path: Path) -> None:
+    """Only a newline parts lines: a cgroup's name may have what Python takes for one."""
+    host = _host(tmp_path, "/a/b\x0c0::/")
+    assert "/sys/fs/cgroup" != granted(host, 7, 8).cgroup

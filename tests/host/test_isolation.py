@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvmaff.cpuset import CpuSet
+from kvmaff.host import partitions
 from kvmaff.host.isolation import Isolation, KeptFrom
 from kvmaff.host.reader import read_host
 
@@ -184,6 +185,61 @@ def test_cgroup_v1_without_load_balancing(tmp_path: Path, prefix: str) -> None:
     )
     (tmp_path / folder / f"{prefix}sched_load_balance").write_text("1\n")
     assert Isolation() == read_host(tmp_path).isolation
+
+
+def test_an_option_that_the_kernel_rejects_whole(tmp_path: Path) -> None:
+    """Where isolcpus= contradicts nohz_full=, its managed_irq is not believed either."""
+    files: dict[str, str | bytes] = {
+        f"{CPU}/isolated": "\n",
+        f"{CPU}/nohz_full": "2-7\n",
+        "proc/cmdline": "nohz_full=2-7 isolcpus=nohz,domain,managed_irq,4-7",
+    }
+    isolation = _isolation(tmp_path, files)
+    assert CpuSet() == isolation.kept_from(KeptFrom.MANAGED_IRQ)
+    assert any("isolated does not have 4-7" in doubt for doubt in isolation.doubts)
+
+
+def test_the_cpu_that_booted_keeps_the_tick(tmp_path: Path) -> None:
+    """nohz_full=all is no mistake, though the first CPU is not among them."""
+    files: dict[str, str | bytes] = {
+        f"{CPU}/isolated": "\n",
+        f"{CPU}/nohz_full": "1-7\n",
+        "proc/cmdline": "nohz_full=all",
+    }
+    assert () == _isolation(tmp_path, files).doubts
+
+
+def test_partitions_where_they_usually_are(tmp_path: Path) -> None:
+    """Below plain cgroups, at a container's root, and in a cgroup called like a controller's file."""
+    files: dict[str, str | bytes] = {
+        "proc/self/mountinfo": V2_MOUNT.replace(" / /sys", " /docker/1 /sys"),
+        **_below("", {**_partition("0-5", "root"), "cgroup.subtree_control": "cpu cpuset"}),
+        **_below("machine.slice/vm", _partition("0-3", "isolated invalid (Parent is not a partition root)")),
+        **_below("cpu.vms", _partition("6-7", "isolated")),
+        **_below("off", {"cgroup.subtree_control": "memory"}),
+        **_below("off/x", _partition("4-5", "isolated")),
+    }
+    isolation = _isolation(tmp_path, files)
+    assert sorted(_kept(isolation)) == [
+        ("0-5", "OUTSIDERS", "/sys/fs/cgroup"),
+        ("6-7", "BALANCING", "/sys/fs/cgroup/cpu.vms"),
+        ("6-7", "OUTSIDERS", "/sys/fs/cgroup/cpu.vms"),
+    ]
+    assert ["machine.slice/vm" in doubt for doubt in isolation.doubts] == [True]
+
+
+def test_more_cgroups_than_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the walk ends early, that is a doubt; mounts told twice are one."""
+    monkeypatch.setattr(partitions, "_MOST", 3)
+    files: dict[str, str | bytes] = {
+        "proc/self/mountinfo": V2_MOUNT * 50,
+        **_below("", {"cpuset.cpus.effective": "0-7"}),
+    }
+    for name in "abcdef":
+        files |= _below(name, _partition("7" if name == "a" else "0", "root" if name == "a" else "member"))
+    isolation = _isolation(tmp_path, files)
+    assert [("7", "OUTSIDERS", "/sys/fs/cgroup/a")] == _kept(isolation)
+    assert ["more cgroups" in doubt for doubt in isolation.doubts] == [True]
 
 
 def test_offline_cpus_are_kept_from_nothing(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_an_isolated_cpu_that_is_not_clean(tmp_path: Path) -> None:
     assert [36, 37, 38] == [irq.number for irq in found.irqs]
     assert (True, False, "isolcpus=5") == (found.isolated, found.clean, found.kept[0].by)
     expected = [
-        ("postgres (21)", "bind it elsewhere"),
+        ("postgres (21)", "bind it to other CPUs"),
         ("kworker/u16:3 (12)", "/sys/devices/virtual/workqueue/cpumask"),
         ("kswapd0 (13)", "taskset -pc CPULIST 13"),
         ("irq/36-virtio1 (14)", "/proc/irq/36/smp_affinity_list"),
@@ -143,6 +143,48 @@ def test_an_isolated_cpu_that_is_clean(tmp_path: Path) -> None:
     (tmp_path / "proc/irq/36/effective_affinity_list").write_text("4")
     found = _one(host, 5)
     assert (True, ()) == (found.clean, found.dirt)
+
+
+def test_whether_it_is_clean_cannot_be_known(tmp_path: Path) -> None:
+    """Without a kernel thread of its own, with a mask unread, or without interrupts, nobody calls a CPU clean."""
+    for place, (threads, interrupts) in enumerate(
+        [(THREADS[5:6], True), ([*THREADS[:2], THREADS[9]], True), (THREADS[:2], False)]
+    ):
+        host = _captured(tmp_path / str(place), {"threads": threads})
+        (tmp_path / str(place) / "proc/irq/36/effective_affinity_list").write_text("4")
+        if not interrupts:
+            (tmp_path / str(place) / "proc/interrupts").unlink()
+        found = _one(host, 5)
+        assert (None, 1) == (found.clean, len(found.hidden))
+
+
+def test_what_nobody_recorded(tmp_path: Path) -> None:
+    """A recording without processes says so, and nothing of what ran."""
+    machine(tmp_path / "a", files={"proc/cpuinfo": "processor: 0"})
+    machine(tmp_path / "b")
+    for name in ("a", "b"):
+        with pytest.raises(HostReadError, match="nobody recorded what ran there"):
+            on_cpus(read_host(tmp_path / name), CpuSet([0]))
+
+
+def test_rescuers_and_chips_that_never_say(tmp_path: Path) -> None:
+    """Sleeping workers that nobody may move are no dirt; an interrupt whose target is not told comes where it may."""
+    rescuer = _thread(12, "kworker/R-kblockd", "0-7", 5, FIXED)
+    host = _captured(tmp_path, {"threads": [*THREADS[:2], rescuer]})
+    (tmp_path / "proc/irq/36/effective_affinity_list").write_text("\n")
+    found = _one(host, 5)
+    assert ([12], 1) == ([thread.tid for thread in found.movable], len(found.dirt))
+    assert "interrupt 36 (nic)" in found.dirt[0]
+
+
+def test_a_kernel_thread_that_somebody_bound_is_not_the_cpus_own(tmp_path: Path) -> None:
+    """Only those whose mask nobody may change belong to the CPU."""
+    bound = _thread(13, "kswapd0", "5", 5, PF_KTHREAD)
+    found = _one(_captured(tmp_path, {"threads": [*THREADS[:2], bound]}), 5)
+    assert ([10, 11], [13]) == (
+        [thread.tid for thread in found.own],
+        [thread.tid for thread in found.bound],
+    )
 
 
 def test_cpus_that_are_not_there(host: Host, tmp_path: Path) -> None:
@@ -187,5 +229,5 @@ def test_names_in_a_capture_are_made_printable(tmp_path: Path) -> None:
 def test_how_to_move_what_may_not_be_moved() -> None:
     """A kernel thread that may not be bound is said to be one."""
     thread = Thread(pid=2, tid=2, name="odd", flags=FIXED, cpu=0, mask=CpuSet([0, 1]))
-    assert "it may not be bound" == how_to_move(thread)
+    assert None is how_to_move(thread)
     assert "taskset -pc CPULIST 2" == how_to_move(attrs.evolve(thread, flags=PF_KTHREAD))

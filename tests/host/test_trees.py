@@ -84,10 +84,6 @@ def as_told(host: Host, style: TreeStyle, root: str) -> Host:
         groups = getattr(topology, level)
         if all(group.isdisjoint(ends) for group in groups):
             topology = attrs.evolve(topology, **{level: ()})
-    if style.core_types and {kind.name for kind in topology.kinds} == {"P", "E"}:
-        topology = attrs.evolve(
-            topology, kinds=tuple(sorted(topology.kinds, key=lambda kind: kind.cpus.first))
-        )
     return attrs.evolve(host, root=root, topology=topology)
 
 
@@ -191,6 +187,13 @@ class Files(Tree):
     def names(self, path: str) -> list[str]:
         start = f"{path}/"
         return list({each[len(start) :].partition("/")[0] for each in self._files if each.startswith(start)})
+
+    def folders(self, path: str) -> list[str]:
+        return [
+            name
+            for name in self.names(path)
+            if any(each.startswith(f"{path}/{name}/") for each in self._files)
+        ]
 
 
 @hs.composite
