@@ -8,9 +8,8 @@ Rule: whoever prints it takes the lines as they are: none is wider than was aske
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from kvmaff.cpuset import CpuSet
@@ -18,13 +17,13 @@ from kvmaff.guest.guest import number_list
 from kvmaff.host.cgroup import Grant
 from kvmaff.host.isolation import Isolation
 from kvmaff.host.reader import Host
-from kvmaff.host.topology import HugePages, NumaNode, Topology
-from kvmaff.report.lines import STRIDES, bytes_words, count, has_strides, short_cpus, wrapped
+from kvmaff.host.topology import Topology
+from kvmaff.report.hostnodes import all_huge_pages, node_rows, page_words
+from kvmaff.report.lines import STRIDES, UNTOLD, Rows, count, drawn, has_strides, short_cpus
 
 __all__ = ["five_lines", "host_summary"]
 
 _NARROWEST = 40
-_UNTOLD = "not told by this machine"
 _LEVELS = (
     ("drawers", "drawers"),
     ("books", "books"),
@@ -33,8 +32,6 @@ _LEVELS = (
     ("l3", "L3"),
     ("l2", "L2"),
 )
-_LABEL = 26
-_Rows = list[tuple[str, list[str]]]
 
 
 def host_summary(host: Host, width: int = 80, grant: Grant | None = None) -> Text:
@@ -51,10 +48,10 @@ def host_summary(host: Host, width: int = 80, grant: Grant | None = None) -> Tex
     """
     topology, width = host.topology, max(width, _NARROWEST)
     paragraphs = [
-        _drawn([(label, [words]) for label, words in five_lines(topology)], width),
-        _drawn([*_levels(topology), *_kinds(topology)], width),
-        [*_nodes(topology, width), *_drawn([*_huge_pages(topology)], width)],
-        _drawn([*_numbers(topology), *_isolation(host.isolation), *_granted(topology, grant)], width),
+        drawn([(label, [words]) for label, words in five_lines(topology)], width),
+        drawn([*_levels(topology), *_kinds(topology)], width),
+        [*node_rows(topology, width), *drawn([*_huge_pages(topology)], width)],
+        drawn([*_numbers(topology), *_isolation(host.isolation), *_granted(topology, grant)], width),
     ]
     lines = [line for paragraph in paragraphs if paragraph for line in (Text(), *paragraph)][1:]
     if any(has_strides(line.plain) for line in lines):
@@ -76,24 +73,14 @@ def five_lines(topology: Topology) -> tuple[tuple[str, str], ...]:
     shown = f"({short_cpus(online)})"
     some = f"{len(online)} online {shown}; {len(topology.offline)} more offline"
     in_packages = _each([sum(not core.isdisjoint(package) for core in cores) for package in packages])
-    in_all = f"{_UNTOLD}; {count(len(cores), 'core')} in all"
+    in_all = f"{UNTOLD}; {count(len(cores), 'core')} in all"
     return (
         ("logical CPUs", some if topology.offline else f"{len(online)} {shown}"),
-        ("packages", f"{len(packages)}{_left_out(packages, online)}" if packages else _UNTOLD),
-        ("cores per package", (in_packages if packages else in_all) if cores else _UNTOLD),
-        ("logical CPUs per package", _each([len(package) for package in packages]) or _UNTOLD),
+        ("packages", f"{len(packages)}{_left_out(packages, online)}" if packages else UNTOLD),
+        ("cores per package", (in_packages if packages else in_all) if cores else UNTOLD),
+        ("logical CPUs per package", _each([len(package) for package in packages]) or UNTOLD),
         ("Hyper-Threading (SMT)", _smt(topology)),
     )
-
-
-def _drawn(rows: _Rows, width: int) -> list[Text]:
-    lines = []
-    for label, words in rows:
-        head = Text(label.ljust(_LABEL), style="bold")
-        for text in words:
-            lines += wrapped([(text, "")], width, head, Text(" " * _LABEL))
-            head = Text(" " * _LABEL)
-    return lines
 
 
 def _each(numbers: Sequence[int]) -> str:
@@ -110,7 +97,7 @@ def _smt(topology: Topology) -> str:
     sizes = sorted(Counter(map(len, topology.cores)).items(), reverse=True)
     said = f"smt/control says {topology.smt}"
     if not sizes:
-        return _UNTOLD if topology.smt is None else f"{said}; threads per core not told"
+        return UNTOLD if topology.smt is None else f"{said}; threads per core not told"
     most = sizes[0][0]
     if most > 1:
         if len(sizes) == 1:
@@ -133,7 +120,7 @@ def _smt(topology: Topology) -> str:
     return f"off or not there, {one}"
 
 
-def _levels(topology: Topology) -> _Rows:
+def _levels(topology: Topology) -> Rows:
     """Rows for levels that part the CPUs otherwise than packages and cores do; caches in any case."""
     rows: dict[tuple[CpuSet, ...], list[str]] = {}
     everything = (topology.online,)
@@ -141,29 +128,36 @@ def _levels(topology: Topology) -> _Rows:
         groups: tuple[CpuSet, ...] = getattr(topology, name)
         plain = groups in (topology.cores, topology.packages, everything)
         if groups and (name in ("l2", "l3") or not plain):
-            rows.setdefault(groups, []).append(label)
-    shown = [(_joined(labels), [_groups(groups, topology)]) for groups, labels in rows.items()]
+            told = tuple(group for group in groups if name != "clusters" or group not in topology.cores)
+            if told:
+                rows.setdefault(told, []).append(label)
+    shown = [(_joined(labels), [_groups(groups, topology, labels)]) for groups, labels in rows.items()]
     untold = [label for label, groups in (("L3", topology.l3), ("L2", topology.l2)) if not groups]
-    return [*shown, *([(_joined(untold), [_UNTOLD])] if untold else [])]
+    return [*shown, *([(_joined(untold), [UNTOLD])] if untold else [])]
 
 
 def _joined(levels: Sequence[str]) -> str:
     return " and ".join(levels) + (" caches" if levels[-1].startswith("L") else "")
 
 
-def _groups(groups: Sequence[CpuSet], topology: Topology) -> str:
+def _groups(groups: Sequence[CpuSet], topology: Topology, labels: Sequence[str]) -> str:
     if groups == topology.packages:
         words = f"{len(groups)}, one per package"
     elif groups == topology.cores:
         words = f"{len(groups)}, one per core"
     else:
         sizes = sorted(Counter(map(len, groups)).items(), reverse=True)
-        parts = [f"{times} of {count(size, 'CPU')}" for size, times in sizes]
-        words = parts[0] if len(parts) == 1 else f"{len(groups)}: {', '.join(parts)}"
-    return words + _left_out(groups, topology.online)
+        parts = [f"{times} with {count(size, 'CPU')}{' each' * (times > 1)}" for size, times in sizes]
+        one = f"{len(groups)}, of {count(sizes[0][0], 'CPU')}{' each' * (len(groups) > 1)}"
+        words = one if len(parts) == 1 else f"{len(groups)}: {', '.join(parts)}"
+    if "clusters" not in labels:
+        return words + _left_out(groups, topology.online)
+    single = sum(group in topology.cores for group in topology.clusters)
+    more = f"; {single} more {'are' if single > 1 else 'is'} a core{' each' * (single > 1)}" if single else ""
+    return words + more + _left_out(topology.clusters, topology.online)
 
 
-def _kinds(topology: Topology) -> _Rows:
+def _kinds(topology: Topology) -> Rows:
     lines = []
     for kind in topology.kinds:
         inside = sum(not core.isdisjoint(kind.cpus) for core in topology.cores)
@@ -172,99 +166,19 @@ def _kinds(topology: Topology) -> _Rows:
     return [("core kinds", lines)] if lines else []
 
 
-def _nodes(topology: Topology, width: int) -> list[Text]:
-    nodes = topology.nodes
-    if len(nodes) < 2:
-        words = [f"1 (node {node.number}), memory: {_memory(node)}" for node in nodes]
-        return _drawn([("NUMA nodes", [*words, *([] if words else [_UNTOLD])])], width)
-    sizes = [pages.size_bytes for pages in _all_huge_pages(topology) if pages.total]
-    columns = [
-        ["node", *(str(node.number) for node in nodes)],
-        ["memory", *(_memory(node) for node in nodes)],
-        *([f"{_page(size)} free/all", *(_pages(node, size) for node in nodes)] for size in sizes),
-        ["CPUs", *(str(len(node.cpus) or "none") for node in nodes)],
-    ]
-    if sum(max(map(cell_len, column)) + 2 for column in columns) > width - 14:
-        del columns[2:-1]  # the machine's own sums stand below
-    spans = [max(map(cell_len, column)) for column in columns]
-    lines = _drawn([("NUMA nodes", [str(len(nodes))])], width)
-    for at, row in enumerate(zip(*columns, strict=True)):
-        cells = "".join(f"  {cell:>{span}}" for cell, span in zip(row, spans, strict=True))
-        cpus = nodes[at - 1].cpus if at else CpuSet()
-        head = Text(cells if at else cells.rstrip(), style="" if at else "dim")
-        lines += wrapped([(f"  {short_cpus(cpus)}", "")], width, head, Text(" " * (cell_len(cells) + 2)))
-    return [*lines, *_distances(nodes, width)]
-
-
-def _distances(nodes: Sequence[NumaNode], width: int) -> Iterator[Text]:
-    """One sentence where all are equal, a matrix where it has room, else what differs from the usual."""
-    rows = {node.number: dict(node.distances) for node in nodes}
-    between = [rows[one].get(other) for one in rows for other in rows if one != other]
-    if all(far is None for far in between):
-        return
-    if len(set(between)) == 1:
-        yield from _drawn([("NUMA distance", [f"{between[0]} between any two nodes"])], width)
-        return
-    table = [["from, to", *map(str, rows)]]
-    table += [[str(one), *(str(row.get(other, "-")) for other in rows)] for one, row in rows.items()]
-    span = max(len(cell) for line in table for cell in line[1:]) + 2
-    if 10 + span * len(rows) <= width:
-        yield Text("NUMA distances", style="bold")
-        for at, line in enumerate(table):
-            cells = f"  {line[0]:>8}" + "".join(f"{cell:>{span}}" for cell in line[1:])
-            yield Text(cells, style="" if at else "dim")
-        return
-    usual = Counter(between).most_common(1)[0][0]
-    others = []
-    for one, row in rows.items():
-        by: dict[int | None, list[int]] = {}
-        for other in rows:
-            if other != one and row.get(other) != usual:
-                by.setdefault(row.get(other), []).append(other)
-        words = [f"{'untold' if far is None else far} to {number_list(to)}" for far, to in by.items()]
-        others += [f"from {one}: {', '.join(words)}"] if words else []
-    first = f"{'untold' if usual is None else usual} between two nodes, but:"
-    yield from _drawn([("NUMA distances", [first, "; ".join(others)])], width)
-
-
-def _huge_pages(topology: Topology) -> _Rows:
-    told = _all_huge_pages(topology)
+def _huge_pages(topology: Topology) -> Rows:
+    told = all_huge_pages(topology)
     if not told:
         return []
     words = "; ".join(
-        f"{pages.total} of {_page(pages.size_bytes)}, {pages.free} free" for pages in told if pages.total
+        f"{pages.total} of {page_words(pages.size_bytes)}, {pages.free} free" for pages in told if pages.total
     )
-    none = f"none set aside (sizes: {', '.join(_page(pages.size_bytes) for pages in told)})"
+    none = f"none set aside (sizes: {', '.join(page_words(pages.size_bytes) for pages in told)})"
     return [("huge pages", [words or none])]
 
 
-def _all_huge_pages(topology: Topology) -> list[HugePages]:
-    """The machine's huge pages, or the sums of its nodes' where only they tell."""
-    sums = {pages.size_bytes: pages for pages in topology.huge_pages}
-    if not sums:
-        for pages in (pages for node in topology.nodes for pages in node.huge_pages):
-            size, so_far = pages.size_bytes, sums.get(pages.size_bytes)
-            total, free = (so_far.total, so_far.free) if so_far else (0, 0)
-            sums[size] = HugePages(size_bytes=size, total=total + pages.total, free=free + pages.free)
-    return [sums[size] for size in sorted(sums)]
-
-
-def _page(size: int) -> str:
-    return bytes_words(size).replace(".0 ", " ")
-
-
-def _pages(node: NumaNode, size: int) -> str:
-    return next((f"{each.free}/{each.total}" for each in node.huge_pages if each.size_bytes == size), "-")
-
-
-def _memory(node: NumaNode) -> str:
-    if node.memory_bytes is None:
-        return "not told"
-    return bytes_words(node.memory_bytes) if node.memory_bytes else "none"
-
-
-def _numbers(topology: Topology) -> _Rows:
-    rows: _Rows = []
+def _numbers(topology: Topology) -> Rows:
+    rows: Rows = []
     if topology.offline:
         rows.append(("offline CPUs", [f"{len(topology.offline)} ({short_cpus(topology.offline)})"]))
     more = topology.possible - topology.present
@@ -273,7 +187,7 @@ def _numbers(topology: Topology) -> _Rows:
     return rows
 
 
-def _isolation(isolation: Isolation) -> _Rows:
+def _isolation(isolation: Isolation) -> Rows:
     """A line for each who keeps CPUs from something; what the same one keeps the same CPUs from shares one."""
     kept: dict[tuple[CpuSet, str], list[str]] = {}
     for one in isolation.kept:
@@ -281,11 +195,11 @@ def _isolation(isolation: Isolation) -> _Rows:
     lines = [
         f"{short_cpus(cpus)} kept from {' and '.join(whats)} by {by}" for (cpus, by), whats in kept.items()
     ]
-    doubts: _Rows = [("in doubt", list(isolation.doubts))] if isolation.doubts else []
+    doubts: Rows = [("in doubt", list(isolation.doubts))] if isolation.doubts else []
     return [("isolation", lines or ["none"]), *doubts]
 
 
-def _granted(topology: Topology, grant: Grant | None) -> _Rows:
+def _granted(topology: Topology, grant: Grant | None) -> Rows:
     if grant is None:
         return []
     all_nodes = tuple(node.number for node in topology.nodes if node.memory_bytes != 0)

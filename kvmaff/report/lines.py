@@ -10,10 +10,25 @@ from rich.text import Text
 
 from kvmaff.cpuset import CpuSet
 
-__all__ = ["STRIDES", "bytes_words", "count", "has_strides", "short_cpus", "wrapped"]
+__all__ = [
+    "STRIDES",
+    "UNTOLD",
+    "Rows",
+    "bytes_words",
+    "count",
+    "drawn",
+    "has_strides",
+    "short_cpus",
+    "wrapped",
+]
 
 STRIDES = "every fourth CPU from a to b"
 """What ``a-b:1/4`` means, to be said below a text that has strides."""
+UNTOLD = "not told by this machine"
+"""What is said of a level that the machine does not tell."""
+Rows = list[tuple[str, list[str]]]
+"""(label, what stands beside it, a line or more each)."""
+_LABEL = 26
 _FEW_RANGES = 6
 _ATOMS = re.compile(r"[^\s,]*,|[^\s,]+|\s+")
 _STRIDE = re.compile(r"\d-\d+:\d+/\d")
@@ -122,3 +137,23 @@ def count(number: int, word: str) -> str:
         ``1 core``, ``2 cores``.
     """
     return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def drawn(rows: Rows, width: int) -> list[Text]:
+    """
+    Draw rows that have a label.
+
+    Args:
+        rows: The rows.
+        width: The columns there are.
+
+    Returns:
+        The lines.
+    """
+    lines = []
+    for label, words in rows:
+        head = Text(label.ljust(_LABEL), style="bold")
+        for text in words:
+            lines += wrapped([(text, "")], width, head, Text(" " * _LABEL))
+            head = Text(" " * _LABEL)
+    return lines

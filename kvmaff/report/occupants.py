@@ -112,7 +112,7 @@ def _threads(
         )
     yield table
     if len(threads) > most:
-        yield Text(f"  … and {len(threads) - most} more (--all shows them)")
+        yield Text(f"  ... and {len(threads) - most} more (--all shows them)")
 
 
 def _what(thread: Thread, names: Mapping[int, str]) -> str:
@@ -123,7 +123,7 @@ def _what(thread: Thread, names: Mapping[int, str]) -> str:
         return f"[{thread.name}]"
     if not thread.args:
         return thread.name
-    args = thread.args if len(thread.args) <= 72 else f"{thread.args[:71]}…"
+    args = thread.args if len(thread.args) <= 72 else f"{thread.args[:69]}..."
     return args if thread.tid == thread.pid else f"{thread.name}: {args}"
 
 
@@ -132,6 +132,9 @@ def _own(threads: Sequence[Thread]) -> str:
 
 
 def _irqs(found: Occupancy, most: int) -> Iterator[RenderableType]:
+    if found.irqs is None:
+        yield Text("interrupts that come here: not known")
+        return
     here = [irq for irq in found.irqs if irq.count(found.cpu) or found.cpu in irq.goes_to]
     rest = len(found.irqs) - len(here)
     more = f"; {rest} more may be sent here and never were" if rest else ""
@@ -142,11 +145,13 @@ def _irqs(found: Occupancy, most: int) -> Iterator[RenderableType]:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for column in ("  irq", "times here", "may go to", "goes to", "whose"):
         table.add_column(column, overflow="fold", justify="right" if column == "times here" else "left")
-    for irq in sorted(here, key=lambda irq: (-irq.count(found.cpu), irq.number))[:most]:
+    # those that come here now stand first
+    here.sort(key=lambda irq: (found.cpu not in irq.goes_to, -irq.count(found.cpu), irq.number))
+    for irq in here[:most]:
         table.add_row(f"  {irq.number}", str(irq.count(found.cpu)), *_affinity(irq), Text(irq.name))
     yield table
     if len(here) > most:
-        yield Text(f"  … and {len(here) - most} more (--all shows them)")
+        yield Text(f"  ... and {len(here) - most} more (--all shows them)")
 
 
 def _affinity(irq: Irq) -> tuple[Text, Text]:
@@ -155,7 +160,11 @@ def _affinity(irq: Irq) -> tuple[Text, Text]:
 
 
 def _verdict(found: Occupancy, most: int) -> Iterator[tuple[str, str]]:
-    if found.state != "online" or not found.isolated:
+    if found.state != "online":
+        return
+    if not found.isolated:
+        for sentence in found.hidden:
+            yield f"not all may be seen: {sentence}", "yellow"
         return
     if found.clean:
         yield (
@@ -163,11 +172,18 @@ def _verdict(found: Occupancy, most: int) -> Iterator[tuple[str, str]]:
             "green",
         )
         return
+    if found.clean is None:
+        yield f"CPU {found.cpu} is isolated; whether it is clean cannot be known:", "yellow"
+        for sentence in found.hidden:
+            yield f"  {sentence}", "yellow"
+        return
     yield f"CPU {found.cpu} is isolated, but not clean:", "red"
     for sentence in found.dirt[:most]:
         yield f"  {sentence}", "red"
     if len(found.dirt) > most:
-        yield f"  … and {len(found.dirt) - most} more (--all shows them)", "red"
+        yield f"  ... and {len(found.dirt) - most} more (--all shows them)", "red"
+    for sentence in found.hidden:
+        yield f"  not all may be seen: {sentence}", "yellow"
 
 
 def _user(uid: int | None) -> str:

@@ -65,7 +65,20 @@ def test_topology(host: Host) -> None:
     data = answer("topology")
     assert {
         *("possible", "present", "online", "isolated", "nohz_full"),
-        *("drawers", "books", "packages", "dies", "clusters", "cores", "l2", "l3", "kinds", "smt"),
+        *(
+            "drawers",
+            "books",
+            "packages",
+            "dies",
+            "clusters",
+            "cores",
+            "l2",
+            "l3",
+            "kinds",
+            "smt",
+            "offline",
+            "granted",
+        ),
         *("nodes", "huge_pages", "isolation", "doubts"),
     } == set(data)
     assert Path("/sys/devices/system/cpu/online").read_text().strip() == data["online"]

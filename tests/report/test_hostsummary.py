@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from kvmaff.cpuset import CpuSet
+from kvmaff.host.cgroup import Grant
 from kvmaff.host.isolation import Isolation, Kept, KeptFrom
 from kvmaff.host.reader import Host
 from kvmaff.host.topology import CoreKind, HugePages, NumaNode, Topology
@@ -121,7 +123,7 @@ def test_a_summary_names_every_node_and_what_is_not_online(machine: Host) -> Non
     """Each node has a line, as have offline CPUs, and isolated CPUs are named with who isolates them."""
     text = host_summary(machine, 500)
     nodes = machine.topology.nodes
-    if len(nodes) > 1:
+    if 1 < len(nodes) <= 16:
         firsts = [line.split()[0] for line in text.plain.splitlines() if line[:2] == "  " and line.split()]
         assert {str(node.number) for node in nodes} <= set(firsts)
     assert ("offline CPUs" in text.plain) == bool(machine.topology.offline)
@@ -188,9 +190,11 @@ def test_siblings() -> None:
     four, two = topology("0-3", pairs), topology("0-1", singles)
     half = attrs.evolve(two, present=CpuSet.parse("0-3"))
     mixed = topology("0-3", groups("0-1", "2", "3"))
+    torn = attrs.evolve(mixed, present=CpuSet.parse("0-4"))
     for machine, said, words in (
         (four, "on", "on, 2 threads per core"),
         (mixed, "on", "on, mixed: 1 core of 2 threads, 2 of 1"),
+        (torn, "on", "on, mixed: 1 core of 2 threads, 2 of 1 (of some, siblings may be offline)"),
         (two, "notsupported", "not there, 1 thread per core"),
         (two, "on", "1 thread per core, though smt/control says on"),
         (two, "off", "off (smt/control says off), 1 thread per core online"),
@@ -220,13 +224,19 @@ def test_levels_that_say_nothing_are_left_out() -> None:
         ),
     )
     text = host_summary(host(machine))
-    assert "3 of 2 CPUs" == row(text, "clusters and L2 caches")
+    assert "1, of 2 CPUs; 2 more are a core each" == row(text, "clusters")
+    assert "3, of 2 CPUs each" == row(text, "L2 caches")
     assert "not told by this machine" == row(text, "L3 caches")
     assert "P: 2 cores, 4 CPUs (0-3) E: 2 cores, 2 CPUs (4-5)" == row(text, "core kinds")
     assert "books" not in text.plain
     plain = host_summary(host(attrs.evolve(machine, clusters=cores, l2=cores))).plain
     assert "clusters" not in plain
     assert "4, one per core" in plain
+    some = host_summary(host(attrs.evolve(machine, clusters=cores[:1], l2=groups("0-3", "4", "5"))))
+    assert "clusters" not in some.plain
+    assert "3: 1 with 4 CPUs, 2 with 1 CPU each" == row(some, "L2 caches")
+    both = attrs.evolve(machine, clusters=groups("0-3", "4-5"), l2=groups("0-3", "4-5"))
+    assert "2: 1 with 4 CPUs, 1 with 2 CPUs" == row(host_summary(host(both)), "clusters and L2 caches")
 
 
 def nodes(count: int, near: int = 12) -> tuple[NumaNode, ...]:
@@ -247,7 +257,7 @@ def nodes(count: int, near: int = 12) -> tuple[NumaNode, ...]:
 
 
 def test_distances_of_few_and_of_many_nodes() -> None:
-    """Equal distances are a sentence, those of 8 nodes a matrix, those of 32 what differs from the usual."""
+    """Equal distances are a sentence, those of 8 nodes a matrix, those of 32 are told by groups."""
     few = attrs.evolve(topology("0-7"), nodes=nodes(8))
     lines = host_summary(host(few)).plain.splitlines()
     at = lines.index("NUMA distances")
@@ -255,10 +265,112 @@ def test_distances_of_few_and_of_many_nodes() -> None:
     assert "         7  32  32  32  32  32  32  12  10" == lines[at + 9]
     many = host_summary(host(attrs.evolve(topology("0-31"), nodes=nodes(32))))
     said = row(many, "NUMA distances")
-    assert said.startswith("32 between two nodes, but: from 0: 12 to 1; from 1: 12 to 0; from 2: 12 to 3; ")
-    assert said.endswith("from 31: 12 to 30")
+    assert "12 within each of 16 groups of 2 (0-1; 2-3; ... 30-31), 32 otherwise" == said
     equal = host_summary(host(attrs.evolve(few, nodes=nodes(8, near=32))))
     assert "32 between any two nodes" == row(equal, "NUMA distance")
+    assert "12 within 0-1; 2-3; 4-5; 6-7, 32 otherwise" == row(host_summary(host(few), 40), "NUMA distances")
+
+
+def far(count: int, distance: Callable[[int, int], int | None]) -> Text:
+    """The summary, in 40 columns, of nodes that are so far from each other."""
+    found = tuple(
+        attrs.evolve(
+            node,
+            distances=tuple(
+                (other, told) for other in range(count) if (told := distance(node.number, other)) is not None
+            ),
+        )
+        for node in nodes(count)
+    )
+    return host_summary(host(attrs.evolve(topology(f"0-{count - 1}"), nodes=found)), 40)
+
+
+def test_distances_that_are_no_groups() -> None:
+    """A ring is no groups: what differs is told of few nodes, what there is of many; a node apart is said first."""
+
+    def ring(one: int, other: int) -> int:
+        return 10 if one == other else 12 if abs(one - other) in {1, 7} else 14
+
+    said = row(far(8, ring), "NUMA distances")
+    assert said.startswith("14 between two nodes, but: from 0: 12 to 1,7; from 1: 12 to 0,2; ")
+    said = row(far(20, ring), "NUMA distances")
+    assert "12 or 14 between two nodes (--json has them all)" == said
+
+    def apart(one: int, other: int) -> int:
+        if one == other:
+            return 10
+        return 11 if 16 in {one, other} else 12 if one // 8 == other // 8 else 40 if one < other else 50
+
+    said = row(far(17, apart), "NUMA distances")
+    assert (
+        "11 between 16 and any other, 12 within 0-7; 8-15, 40 or 50 otherwise (--json has them all)" == said
+    )
+    said = row(far(20, lambda one, other: 12 if one // 10 == other // 10 else None), "NUMA distances")
+    assert "12 within 0-9; 10-19, untold otherwise" == said
+
+
+@given(hs.lists(hs.integers(0, 2), min_size=17, max_size=24), hs.integers(12, 18))
+def test_groups_of_near_nodes_are_true(keys: list[int], between: int) -> None:
+    """The sentence on many nodes gives every distance back, to one who reads it from its beginning."""
+    count = len(keys)
+
+    def distance(one: int, other: int) -> int:
+        return 10 if one == other else 15 if keys[one] == keys[other] else between
+
+    if len({distance(one, other) for one in range(count) for other in range(one)}) == 1:
+        return
+    said = row(far(count, distance), "NUMA distances")
+    for one in range(count):
+        for other in range(one):
+            for clause in re.split(r", (?=\d\d )", said.removesuffix(" (--json has them all)")):
+                told, where = clause.split(" ", 1)
+                if match := re.fullmatch(r"between (\d+) and any other", where):
+                    holds = int(match[1]) in {one, other}
+                elif where.startswith("within "):
+                    near = (CpuSet.parse(group) for group in where.removeprefix("within ").split("; "))
+                    holds = any({one, other} <= set(group) for group in near)
+                else:
+                    holds = True
+                if holds:
+                    break
+            assert str(distance(one, other)) in re.findall(r"\d+", told) + re.findall(r"or (\d+)", where)
+
+
+def test_many_nodes_share_rows() -> None:
+    """More than 16 nodes have a row for those of equal size; what differs in each has a range, or is summed."""
+    equal = tuple(
+        attrs.evolve(node, huge_pages=(HugePages(size_bytes=2 * MIB, total=8, free=8),)) for node in nodes(20)
+    )
+    odd = NumaNode(number=20, cpus=CpuSet(), memory_bytes=None)
+    machine = attrs.evolve(topology("0-19"), nodes=(*equal, odd))
+    lines = host_summary(host(machine)).plain.splitlines()
+    at = lines.index("NUMA nodes                21")
+    assert [
+        "  nodes  memory each  2 MiB free/all  CPUs each",
+        "     20      1.0 GiB             8/8          1  nodes 0-19: CPUs 0-19; node 0",
+        "                                                 has 0",
+        "      1     not told               -       none  node 20",
+    ] == lines[at + 1 : at + 5]
+    differing = tuple(attrs.evolve(node, memory_bytes=(node.number + 1) * GIB) for node in nodes(20))
+    lines = host_summary(host(attrs.evolve(machine, nodes=differing))).plain.splitlines()
+    assert [
+        "  nodes          memory each  CPUs each",
+        "     20  1.0 GiB to 20.0 GiB          1  nodes 0-19: CPUs 0-19; node 0 has 0",
+    ] == lines[at + 1 : at + 3]
+
+
+def test_what_is_granted_here() -> None:
+    """CPUs and memory nodes that the cgroup withholds are said with the cgroup; all of them are not worth a row."""
+    machine = host(attrs.evolve(topology("0-3"), nodes=nodes(4)))
+    every = Grant(cgroup="/sys/fs/cgroup/x", cpus=CpuSet.parse("0-3"), nodes=(0, 1, 2, 3))
+    assert "granted here" not in host_summary(machine, 80, every).plain
+    for words, grant in (
+        ("CPUs 1-2", attrs.evolve(every, cpus=CpuSet.parse("1-2"))),
+        ("memory of nodes 0,3", attrs.evolve(every, nodes=(0, 3))),
+        ("CPUs 1 and memory of node 2", attrs.evolve(every, cpus=CpuSet([1]), nodes=(2,))),
+    ):
+        said = row(host_summary(machine, 120, grant), "granted here")
+        assert f"only {words}, by the cgroup /sys/fs/cgroup/x" == said
 
 
 def test_nodes_with_what_they_have_and_lack() -> None:

@@ -19,7 +19,8 @@ from kvmaff.host.isolation import Isolation, Kept, KeptFrom
 from kvmaff.host.reader import Host, read_host
 from kvmaff.host.topology import CoreKind, NumaNode, Topology
 from kvmaff.report.hostsummary import host_summary
-from kvmaff.report.hosttree import Part, host_tree, nested
+from kvmaff.report.hosttree import host_tree
+from kvmaff.report.parts import Part, nested
 from kvmaff.testing import inputs_hosts as st
 
 from ..conftest import HOSTS
@@ -340,6 +341,98 @@ def test_a_machine_of_512_cpus() -> None:
         "│     │  304-319  64-79,320-335  80-95,336-351  96-111,352-367  112-127,368-383",
         "│     └─ each: 16 x L2 + core of 2 PUs, siblings 256 apart",
     ] == drawn(host(grid(2, 8, 16)))[:5]
+
+
+def test_many_folded_parts_are_not_all_listed() -> None:
+    """Of more than 24 parts, two and the last are listed; as ASCII, without the one character that is not."""
+    machine = host(grid(1, 30, 2))
+    line = next(line for line in drawn(machine, width=200) if "30 x L3" in line)
+    assert "└─ 30 x L3 of 4 PUs: 0-1,60-61  2-3,62-63  …  58-59,118-119" == line.strip()
+    plain = host_tree(machine, (), 200, ascii_only=True).plain
+    assert "`- 30 x L3 of 4 PUs: 0-1,60-61  2-3,62-63  ...  58-59,118-119" in plain
+    (line,) = (line for line in drawn(host(grid(1, 24, 2)), width=800) if "24 x L3" in line)
+    assert 24 == line.count(",") == line.count("  ") + 1 - line.index("└") // 2
+
+
+def fleet(count: int, mask: str | None = None) -> list[Guest]:
+    """Guests of 8 vCPUs, each on CPUs of its own; bound there where no mask is said."""
+    return [
+        vm(
+            f"guest-{number:03}",
+            *((Role.VCPU, at, mask or str(number * 8 + at), number * 8 + at) for at in range(8)),
+        )
+        for number in range(count)
+    ]
+
+
+def test_threads_move_to_the_line_of_their_core() -> None:
+    """Where PUs with lines of their own would be too many, their core's line has them, and nothing is left out."""
+    lines = drawn(host(grid(1, 1, 16)), *fleet(4), width=120)
+    assert "   ├─ L2 + core 0,16  PU 0 bound: guest-000 vcpu 0  PU 16 bound: guest-002 vcpu 0" == lines[2]
+    assert ["", "bound  threads of guests that may run nowhere else"] == lines[18:]
+    lines = drawn(host(grid(1, 1, 16)), *fleet(4, "0-31"), width=120)
+    assert "   ├─ L2 + core 0,16  PU 0 last: guest-000 vcpu 0  PU 16 last: guest-002 vcpu 0" == lines[2]
+    assert 20 == len(lines)
+
+
+def test_guests_of_a_machine_of_512_cpus() -> None:
+    """Bound threads are told by node where they are many; where threads ran last is left out, and that is said."""
+    machine = host(grid(8, 4, 8))
+    lines = drawn(machine, *fleet(64), width=100)
+    assert len(lines) < 64
+    text = " ".join(line.strip("│├└─ ") for line in lines)
+    assert (
+        "package + NUMA node 0 (1.0 GiB), 64 PUs: 0-31,256-287  bound: vcpu 0-7 of guest-000, guest-001, guest-002, "
+        "guest-003, guest-032, guest-033, guest-034, guest-035 4 x L3 of 16 PUs: "
+    ) in text
+    assert [1] * 64 == [text.count(f"guest-{number:03}") for number in range(64)]
+    assert (
+        "bound  threads of guests that may run on one CPU only, which is there (kvmaff guests has which)"
+        == lines[-1]
+    )
+    floating = drawn(machine, *fleet(64, "0-511"))
+    assert [
+        *drawn(machine),
+        "",
+        "left out  512 more threads of guests that may run on several CPUs (kvmaff guests",
+    ] == (floating[:-1])
+
+
+def test_few_bound_threads_among_many_that_are_not() -> None:
+    """Where leaving out where threads ran last is enough, bound threads keep their PUs."""
+    lines = drawn(host(grid(8, 4, 8)), vm("web", (Role.VCPU, 0, "0", 0)), *fleet(64, "0-511"), width=120)
+    assert any(line.endswith("L2 + core 0,256  PU 0 bound: web vcpu 0") for line in lines)
+    assert "bound     threads of guests that may run nowhere else" in lines
+    assert lines[-1].startswith("left out  512 more threads")
+
+
+def test_guests_of_a_machine_of_2048_cpus() -> None:
+    """Guests that are too many to be named are counted, and parts that carry as many share a line."""
+    lines = drawn(host(grid(16, 8, 8)), *fleet(256))
+    assert len(lines) < 20
+    assert any(line.endswith("each bound: 16 threads of 2 guests") for line in lines)
+    some = drawn(host(grid(16, 8, 8)), *fleet(3), width=120)
+    assert any(line.endswith("PU 23 bound: guest-002 vcpu 7") or "core 23,1047" in line for line in some)
+    flat = attrs.evolve(topology("0-511", groups(*map(str, range(512)))), packages=(), nodes=())
+    lines = drawn(host(flat), *fleet(64))
+    assert "512 PUs online: 0-511  bound: 512 threads of 64 guests" == lines[0]
+    assert "└─ 512 x core of 1 PU" == lines[1]
+
+
+@given(st.hosts() | st.overlapping(), hs.integers(1, 40), hs.booleans())
+def test_a_tree_with_many_guests_stays_short(machine: Host, times: int, bound: bool) -> None:
+    """However many guests there are, the tree is not longer than it may be, and counts every bound thread."""
+    online = machine.topology.online
+    guests = [
+        vm(
+            f"g{number}",
+            *((Role.VCPU, at, str(cpu if bound else online), cpu) for at, cpu in enumerate(online)),
+        )
+        for number in range(times)
+    ]
+    lines = drawn(machine, *guests, width=10_000)
+    assert len(lines) <= max(64, len(drawn(machine, width=10_000))) + 10
+    assert bound == any("bound: " in line for line in lines) or len(online) == 1
 
 
 @pytest.mark.skipif(not RECORDED, reason="the recorded machines are not beside this checkout")
