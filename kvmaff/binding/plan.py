@@ -6,6 +6,7 @@ A plan looks at the guests anew: what counts is what the kernel says now. It is 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -13,15 +14,19 @@ import attrs
 from kvmaff.binding.decided import decided_text, merged_text, same_guest
 from kvmaff.binding.journal import DECIDED, Journal
 from kvmaff.binding.order import Move, waves
-from kvmaff.binding.report import Report
+from kvmaff.binding.report import Outcome, Report, ThreadResult
 from kvmaff.binding.transaction import Transaction, Wish
+from kvmaff.binding.why import explain
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import RequestError, Unsupported
+from kvmaff.errors import BindingFailed, RequestError, Unsupported
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest, GuestThread, Role
 from kvmaff.guest.spec import EmulatorPolicy, VcpuPolicy
 from kvmaff.guest.vmm import Vmm
+from kvmaff.host.cgroup import Cgroups
 from kvmaff.host.reader import Host
+from kvmaff.host.tree import open_tree
+from kvmaff.kernel.masks import Raw
 from kvmaff.placement.placement import GuestPlacement, Placement
 
 __all__ = ["Change", "Plan", "make_plan", "owned_cpus"]
@@ -96,6 +101,7 @@ class Plan:
         """
         Do it: all of it or none of it, read back, and keep the decision.
 
+        What the kernel would clip is refused before anything is changed: a mask that is put back is one that was set.
         The changes are made in an order that never gives a CPU that belongs to one guest to two. Threads that start
         meanwhile are bound as decided too.
 
@@ -113,6 +119,7 @@ class Plan:
             raise Unsupported(
                 f"{self.host.root} is a recorded machine: nothing runs there that could be bound"
             )
+        self._refuse_clipped()
         owned = {one.spec.name: owned_cpus(one) for one in self.placement.guests}
         ordered = self._waves(self.changes, owned)
         command = f"apply {self.placement.strategy}: " + ", ".join(
@@ -146,6 +153,34 @@ class Plan:
         if self.applied is not None:
             self.applied(report)
         return report
+
+    def _refuse_clipped(self) -> None:
+        """Raise where a thread's cgroup does not grant all of its CPUs, or one is not online."""
+        refused = []
+        with open_tree(self.host.root) as tree:
+            cgroups = Cgroups(tree)
+            online = tree.cpus("sys/devices/system/cpu/online") or self.host.topology.online
+            for change in self.changes:
+                thread = change.thread
+                grant = cgroups.granted(thread.pid, thread.tid)
+                if change.to <= (grant.cpus & online if grant else online):
+                    continue
+                refused.append(
+                    ThreadResult(
+                        pid=thread.pid,
+                        tid=thread.tid,
+                        role=thread.role,
+                        index=thread.index,
+                        before=thread.mask,
+                        asked=change.to,
+                        after=thread.mask,
+                        outcome=Outcome.REFUSED,
+                        why=explain(thread.pid, thread.tid, change.to, None, Raw.REFUSED, errno.EINVAL),
+                    )
+                )
+        if refused:
+            report = Report(ok=False, threads=tuple(sorted(refused, key=lambda one: (one.pid, one.tid))))
+            raise BindingFailed("\n".join(report.problems), report=report)
 
     def _waves(self, changes: Sequence[Change], owned: dict[str, CpuSet]) -> list[list[Wish]]:
         by_thread = {change.thread.tid: change for change in changes}

@@ -207,6 +207,10 @@ def _bind(proc: Proc, rows: Sequence[tuple[Entry, Task, CpuSet, str]], seen: int
 def _result_of(tree: Tree, entry: Entry, mask: CpuSet, bound: Bound, note: str) -> ThreadResult:
     online = tree.cpus("sys/devices/system/cpu/online") or entry.before
     if bound.raw is Raw.SET or (bound.raw is Raw.CLIPPED and bound.after == entry.before & online):
+        lost = entry.before - online
+        if lost and _forgets():
+            back = f"CPU {lost} is offline, and this kernel does not give it back by itself when it is online again"
+            note = f"{note}; {back}" if note else back
         return _result(entry, mask, bound.after, Outcome.RESTORED, note)
     if bound.raw is Raw.KEPT:
         return _result(entry, mask, bound.after, Outcome.KEPT, "it has that mask already")

@@ -48,7 +48,10 @@ def explain(pid: int, tid: int, asked: CpuSet, after: CpuSet | None, raw: Raw, e
         return f"CPU {asked - online} is not online"
     if grant is not None and not asked <= grant.cpus:
         lead = f"CPUs {asked} were asked, its cgroup {grant.cgroup} grants {grant.cpus}"
-        return f"{lead}, so the kernel gave it {after}" if raw is Raw.CLIPPED else f"{lead}, so none is left"
+        if raw is Raw.CLIPPED:
+            return f"{lead}, so the kernel gave it {after}"
+        left = asked & grant.cpus
+        return f"{lead}, so only {left} would be left" if left else f"{lead}, so none is left"
     if raw is Raw.CLIPPED:
         return f"CPUs {asked} were asked, the kernel gave it {after}"
     return "the kernel does not let it be bound; it may be a kernel thread that belongs to its CPU"
