@@ -194,6 +194,8 @@ def test_every_command_has_json(machine: Path, spec: Path) -> None:
 @needs_two_cpus
 def test_deciding_for_all_forgets_what_was(spec: Path, state_dir: Path) -> None:
     """A guest to come keeps its place until everything is decided anew."""
+    if any(guest.verified for guest in find_guests()):
+        pytest.skip("another guest runs on this machine and holds its CPUs")
     spec.write_text('[[guest]]\nname = "late"\nvcpus = 1\npolicy = "dedicated"\n')
     assert answer("apply", "late", "--strategy", "pack", "--spec", str(spec))["ok"]
     file = state_dir / "decided.json"
