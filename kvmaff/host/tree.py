@@ -7,6 +7,7 @@ step, never waiting (a FIFO), and what does not parse is "not told", never a tra
 
 from __future__ import annotations
 
+import abc
 import errno
 import os
 import re
@@ -53,7 +54,7 @@ def open_tree(root: str) -> Tree:
     return ArchiveTree(root)
 
 
-class Tree:
+class Tree(abc.ABC):
     """
     The files below a root; a context manager.
 
@@ -80,8 +81,11 @@ class Tree:
         self.close()
 
     def close(self) -> None:
-        """Let go of what was opened."""
+        """Let go of what was opened and remembered."""
+        self._lists.clear()
+        self._masks.clear()
 
+    @abc.abstractmethod
     def read(self, path: str, limit: int = _LIMIT) -> bytes | None:
         """
         What a file holds.
@@ -93,8 +97,8 @@ class Tree:
         Returns:
             The bytes; None where it is missing, no plain file, may not be read, or is longer.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def names(self, path: str) -> list[str]:
         """
         What a folder holds.
@@ -105,8 +109,8 @@ class Tree:
         Returns:
             The names, in no order; none where there is no such folder.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def folders(self, path: str) -> list[str]:
         """
         What folders a folder holds.
@@ -117,7 +121,6 @@ class Tree:
         Returns:
             Their names, in no order.
         """
-        raise NotImplementedError
 
     def text(self, path: str, limit: int = _LIMIT) -> str | None:
         """
@@ -234,6 +237,7 @@ class FolderTree(Tree):
 
     def close(self) -> None:
         """Close the folder."""
+        super().close()
         os.close(self._fd)
 
     def read(self, path: str, limit: int = _LIMIT) -> bytes | None:
