@@ -248,8 +248,8 @@ def test_offline_cpus_are_kept_from_nothing(tmp_path: Path) -> None:
     assert [("6-7", "BALANCING", "isolcpus=6-9")] == _kept(_isolation(tmp_path, files))
 
 
-def test_isolated_cpus_that_the_root_has_itself_are_stale(tmp_path: Path) -> None:
-    """Linux 6.12 goes on listing the CPUs of a partition that broke; the root has them back, so they are balanced."""
+def test_a_stale_list_of_isolated_cpus(tmp_path: Path) -> None:
+    """Linux 6.12 goes on listing CPUs of a partition that broke; the root has them, so the list is not believed."""
     files: dict[str, str | bytes] = {
         "proc/self/mountinfo": V2_MOUNT,
         **_below("", {"cpuset.cpus.effective": "0-7", "cpuset.cpus.isolated": "6-7"}),
