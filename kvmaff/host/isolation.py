@@ -13,6 +13,7 @@ what it asked in vain is a doubt. A command line alone is believed only where th
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator
 
 import attrs
@@ -22,7 +23,7 @@ from kvmaff.host.cgroup import Cgroups
 from kvmaff.host.cmdline import BootWords, boot_words
 from kvmaff.host.partitions import partitions
 from kvmaff.host.topology import Topology
-from kvmaff.host.tree import Tree
+from kvmaff.host.tree import BIG, Tree
 
 __all__ = ["Isolation", "Kept", "KeptFrom", "read_isolation"]
 
@@ -130,13 +131,17 @@ def read_isolation(
     boot = words.cpus("domain") if isolated is None else isolated
     keep(boot & words.cpus("domain"), KeptFrom.BALANCING, words.word("isolcpus"))
     keep(boot - words.cpus("domain"), KeptFrom.BALANCING, "the kernel (/sys/devices/system/cpu/isolated)")
-    for group in partitions(tree, Cgroups(tree), online, boot):
+    groups = partitions(tree, Cgroups(tree), online, boot)
+    for group in groups:
         if group.doubt:
             doubts.append(group.doubt)
         if not group.balanced:
             keep(group.cpus - boot, KeptFrom.BALANCING, group.by)
         if group.exclusive:
             keep(group.cpus, KeptFrom.OUTSIDERS, group.by)
+    if any(group.doubt for group in groups):  # 6.12 may leave the CPUs of a partition that broke unbalanced
+        alone = _without_domains(tree) - boot - CpuSet.union_of(group.cpus for group in groups)
+        keep(alone, KeptFrom.BALANCING, "the kernel (/proc/schedstat shows no scheduling domain)")
     tickless = nohz_full or CpuSet()
     for asked, by in (
         (words.cpus("nohz_full"), words.word("nohz_full")),
@@ -159,6 +164,20 @@ def read_isolation(
     elif words.cpus("irqaffinity"):
         keep(online - words.cpus("irqaffinity"), KeptFrom.IRQ, words.word("irqaffinity"))
     return Isolation(kept=tuple(kept), doubts=(*doubts, *_in_vain(words, online, boot, tickless, usual)))
+
+
+def _without_domains(tree: Tree) -> CpuSet:
+    """CPUs in no scheduling domain; none where the kernel does not tell (Documentation/scheduler/sched-stats.rst)."""
+    cpus: dict[int, bool] = {}
+    cpu = -1
+    for line in (tree.text("proc/schedstat", BIG) or "").splitlines():
+        word = line.partition(" ")[0]
+        if re.fullmatch("cpu[0-9]{1,5}", word):
+            cpu = int(word[3:])
+            cpus[cpu] = False
+        elif word.startswith("domain"):
+            cpus[cpu] = True
+    return CpuSet(cpu for cpu, balanced in cpus.items() if not balanced) if any(cpus.values()) else CpuSet()
 
 
 def _in_vain(

@@ -81,7 +81,9 @@ class Occupancy:
                 yield f"kernel thread {_called(thread)} may run elsewhere and ran here last: {how}"
         for irq in self.irqs or ():
             count = irq.count(self.cpu)
-            if count and self.cpu in irq.goes_to:
+            # one that was told to go elsewhere does so with the next, and may show the old CPU until then
+            told_away = irq.allowed is not None and self.cpu not in irq.allowed
+            if count and self.cpu in irq.goes_to and not told_away:
                 yield (
                     f"interrupt {irq.number} ({irq.name}) comes here, {count} time{'s' * (count > 1)} so far: write "
                     f"other CPUs to /proc/irq/{irq.number}/smp_affinity_list (which fails where the kernel manages it)"

@@ -103,7 +103,7 @@ class _Search:
                 self._refuse(
                     demand,
                     "no PU is left for its emulator threads alone (emulator policy isolate)",
-                    "it would fit with emulator policy housekeeping or share",
+                    self._other_emulator(demand, best),
                 )
                 return
         if shared:
@@ -242,7 +242,18 @@ class _Search:
             best = self._best(demand, fewer, pool, pool, count)
             if best is not None and not self._starved(demand, self._owned(fewer, best)):
                 return [f"{count} vCPU{'' if count == 1 else 's'} would fit"]
-        return ["as a shared guest it would fit"]
+        shared = self._housekeeping(demand, CpuSet())
+        return ["as a shared guest it would fit" if shared else "nothing like it would fit"]
+
+    def _other_emulator(self, demand: Demand, best: Candidate) -> str:
+        """With which emulator policy a guest would fit for which no PU is left."""
+        spec = attrs.evolve(demand.spec, emulator_policy=EmulatorPolicy.HOUSEKEEPING)
+        owned = CpuSet() if spec.vcpu_policy is VcpuPolicy.SHARED else self._owned(spec, best)
+        if not self._starved(attrs.evolve(demand, spec=spec), owned):
+            return "it would fit with emulator policy housekeeping or share"
+        if self.objective.housekeeping:
+            return "nothing like it would fit"
+        return "it would fit with emulator policy share"
 
     def _finish(self, taken: _Taken) -> GuestPlacement | None:
         demand, candidate, spec = taken.demand, taken.candidate, taken.demand.spec

@@ -187,6 +187,14 @@ def test_a_kernel_thread_that_somebody_bound_is_not_the_cpus_own(tmp_path: Path)
     )
 
 
+def test_an_interrupt_that_was_told_away(tmp_path: Path) -> None:
+    """An interrupt that was sent elsewhere is no dirt, though the kernel shows the old CPU until the next one comes."""
+    host = _captured(tmp_path, {"threads": THREADS[:2]})
+    assert ["interrupt 36 (nic)"] == [said.partition(" comes")[0] for said in _one(host, 5).dirt]
+    (tmp_path / "proc/irq/36/smp_affinity_list").write_text("0-4")
+    assert (True, ()) == (_one(host, 5).clean, _one(host, 5).dirt)
+
+
 def test_cpus_that_are_not_there(host: Host, tmp_path: Path) -> None:
     """A CPU that is not there is an error that names those that are; an offline one has nothing."""
     with pytest.raises(RequestError, match="7000"):

@@ -86,7 +86,7 @@ def _booted(config: pytest.Config, machine: Machine) -> Lab:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a test in its machine, where its mark says so."""
     if _INSIDE or not item.get_closest_marker("inside"):
         _end_batch(item.config)
@@ -95,6 +95,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     for report in _reports(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    # what a test before it in its module left set up for it, the one after it may not need
+    item.session._setupstate.teardown_exact(nextitem)
     return True
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +13,7 @@ import attrs
 
 from . import tiny
 
-__all__ = ["BOUND_MIB", "Guests"]
+__all__ = ["BOUND_MIB", "Guests", "running"]
 
 BOUND_MIB = 64
 """Memory of a guest that is bound to a node: more than QEMU's own and its libraries', wherever those are."""
@@ -23,15 +25,18 @@ class _Started:
     process: subprocess.Popen[bytes]
     said: Path | None
     vcpus: int
+    iothreads: int
 
     @property
     def up(self) -> bool:
-        """Whether every vCPU has said so, or where none runs has its thread."""
+        """Whether every thread has its name, and every vCPU has said that it runs, where any is to run."""
         assert self.process.poll() is None, f"QEMU ended with {self.process.returncode}"
-        if self.said is None:
-            names = (task / "comm" for task in Path(f"/proc/{self.process.pid}/task").iterdir())
-            return self.vcpus == sum(name.read_text().startswith("CPU ") for name in names)
-        return self.said.exists() and self.said.stat().st_size >= self.vcpus
+        if self.said and (not self.said.exists() or self.said.stat().st_size < self.vcpus):
+            return False
+        names = [(task / "comm").read_text() for task in Path(f"/proc/{self.process.pid}/task").iterdir()]
+        return [self.vcpus, self.iothreads] == [
+            sum(name.startswith(role) for name in names) for role in ("CPU ", "IO ")
+        ]
 
 
 class Guests:
@@ -56,6 +61,7 @@ class Guests:
         node: int | None = None,
         memory: int = BOUND_MIB,
         paused: bool = False,
+        iothreads: int = 0,
     ) -> None:
         """
         Start one; :meth:`up` waits for it.
@@ -68,6 +74,7 @@ class Guests:
             node: The NUMA node that all its memory is on; the kernel chooses where it is None.
             memory: MiB of a guest whose memory is on one node.
             paused: None of its vCPUs ever runs.
+            iothreads: How many IOThreads it has, ``disk0`` and so on.
         """
         machine = "q35" if max_vcpus else "microvm"
         words = ["-qmp", f"unix:{self.socket(name)},server=on,wait=off"]
@@ -81,6 +88,8 @@ class Guests:
                 "-device",
                 "isa-debugcon,iobase=0xe9,chardev=said",
             ]
+        for number in range(iothreads):
+            words += ["-object", f"iothread,id=disk{number}"]
         if node is not None:
             machine += ",memory-backend=ram"
             backend = f"memory-backend-ram,id=ram,size={memory}M,host-nodes={node},policy=bind,prealloc=on"
@@ -90,7 +99,7 @@ class Guests:
             file, name=name, vcpus=vcpus, max_vcpus=max_vcpus, machine=machine, extra=tuple(words)
         )
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self._started[name] = _Started(process=process, said=said, vcpus=vcpus)
+        self._started[name] = _Started(process=process, said=said, vcpus=vcpus, iothreads=iothreads)
 
     def up(self) -> None:
         """Wait until every vCPU of all of them runs."""
@@ -121,3 +130,27 @@ class Guests:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+@contextlib.contextmanager
+def running(
+    rom: bytes, folder: Path, name: str, *, vcpus: int = 2, node: int | None = None, memory: int = BOUND_MIB
+) -> Iterator[int]:
+    """
+    Run one guest, with an IOThread of its own.
+
+    Args:
+        rom: What its vCPUs do.
+        folder: Where its files go.
+        name: What it is called.
+        vcpus: How many vCPUs it has, a thread each.
+        node: The NUMA node that all its memory is on; the kernel chooses where it is None.
+        memory: MiB of a guest whose memory is on one node.
+
+    Yields:
+        Its process, when all its vCPUs run.
+    """
+    with Guests(folder) as guests:
+        guests.start(name, vcpus=vcpus, rom=rom, node=node, memory=memory, iothreads=1)
+        guests.up()
+        yield guests.pid(name)
