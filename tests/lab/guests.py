@@ -35,7 +35,7 @@ class _Started:
             return False
         names = [(task / "comm").read_text() for task in Path(f"/proc/{self.process.pid}/task").iterdir()]
         return [self.vcpus, self.iothreads] == [
-            sum(name.startswith(role) for name in names) for role in ("CPU ", "IO ")
+            sum(name.startswith(role) for name in names) for role in ("CPU ", "IO disk")
         ]
 
 
