@@ -25,6 +25,7 @@ WORD = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
 """A word of the command line, with blanks where they are in quotes."""
 _FLAG = re.compile("([A-Za-z][^,]*)(?:,|$)")
 _FLAGS = ("domain", "nohz", "managed_irq")
+_SAME = {"nohz": "nohz_full", "nohz_full": "nohz"}  # both are the kernel's HK_TYPE_TICK
 
 
 @attrs.frozen(kw_only=True)
@@ -104,7 +105,8 @@ def boot_words(text: str, possible: CpuSet) -> BootWords:
                 found[name] = possible  # as the kernel does with what it does not understand
             continue
         first_holds = name in ("isolcpus", "nohz_full")
-        if first_holds and any(found.get(flag, cpus) != cpus for flag in flags):
+        same = {*flags, *(_SAME[flag] for flag in flags if flag in _SAME)}
+        if first_holds and any(found.get(flag, cpus) != cpus for flag in same):
             mistakes.append(f"{shown} on the kernel's command line contradicts an earlier one, which holds")
             continue
         found |= dict.fromkeys(flags, cpus)

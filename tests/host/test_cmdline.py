@@ -57,6 +57,8 @@ def test_what_is_asked(text: str, asked: dict[str, str]) -> None:
         ("isolcpus=4-x", {}, "isolcpus=4-x"),
         ("isolcpus=4 isolcpus=5", {"domain": "4"}, "contradicts"),
         ("nohz_full=4 nohz_full=5", {"nohz_full": "4"}, "contradicts"),
+        ("nohz_full=5 isolcpus=nohz,domain,managed_irq,4", {"nohz_full": "5"}, "contradicts"),
+        ("isolcpus=nohz,managed_irq,4 nohz_full=5", {"nohz": "4", "managed_irq": "4"}, "contradicts"),
         ("isolcpus=\x1b[31m4", {}, "isolcpus=?[31m4"),
         ("nohz_full=99999999999", {}, "not understood"),
     ],

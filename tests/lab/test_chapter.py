@@ -73,7 +73,7 @@ def _make_clean() -> None:
         for line in dirt:
             if found := re.search(r": taskset -pc CPULIST (\d+)$", line):
                 _command("taskset", "-pc", str(HOUSEKEEPING), found[1])
-            elif found := re.search(r": write other CPUs to (/proc/irq/\d+/smp_affinity_list)$", line):
+            elif found := re.search(r": write other CPUs to (/proc/irq/\d+/smp_affinity_list) ", line):
                 Path(found[1]).write_text(str(HOUSEKEEPING))
             else:
                 raise AssertionError(line)

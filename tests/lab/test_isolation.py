@@ -351,7 +351,7 @@ def test_a_stranger(child: Child) -> None:
 
     for _ in range(3):
         time.sleep(0.1)
-        said = f"sh ({stranger}) may run elsewhere and ran here last: bind it elsewhere"
+        said = f"sh ({stranger}) may run on 0-15 and ran here last: bind it to other CPUs, or to one"
         assert ([said], [stranger]) == about()
     os.sched_setaffinity(stranger, set(range(16)) - set(_boot()))
     assert ([], []) == about()
