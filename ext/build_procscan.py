@@ -20,7 +20,7 @@ builder.set_source(
     # relative to its tmpdir, and an include path serves both.
     '#include "procscan.c"\n',
     include_dirs=[str(HERE)],
-    depends=["ext/procscan.c", "ext/procscan.h"],
+    depends=[f"ext/{file.name}" for file in sorted(HERE.glob("procscan*.[ch]"))],
     # -Werror belongs to the tests: a newer compiler must not break an installation
-    extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra"],
+    extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-pthread"],
 )

@@ -24,7 +24,8 @@ from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
 from kvmaff.guest.vmm import QEMU, Vmm
 from kvmaff.host.reader import Host
-from kvmaff.kernel.scan import PF_KTHREAD, Proc, Tasks
+from kvmaff.kernel.scan import Proc
+from kvmaff.kernel.tasks import PF_KTHREAD, Tasks
 
 __all__ = ["is_key", "pin_guest", "pin_process"]
 
@@ -156,7 +157,7 @@ def pin_process(
     wanted = _cpus(host, f"pid {pid}", cpus, problems)
     with Proc(host.root) as proc:
         tasks = proc.tasks([pid])
-        owner = _process_of(proc, pid)
+        owner = proc.process_of(pid)
     start = next((task.start for task in tasks if task.tid == pid and task.alive), None)
     if owner not in (None, pid):
         problems.append(
@@ -237,14 +238,6 @@ def _bind_all(
                 ["it starts threads faster than they can be bound; stop it, or bind it again"]
             )
         return transaction.report()
-
-
-def _process_of(proc: Proc, tid: int) -> int | None:
-    """The process that a thread number belongs to: /proc answers for threads as if they were processes."""
-    for line in (proc.read(f"{tid}/status") or b"").splitlines():
-        if line.startswith(b"Tgid:"):
-            return int(line.split()[1])
-    return None
 
 
 def _require_live(host: Host) -> None:

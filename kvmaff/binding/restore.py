@@ -29,7 +29,8 @@ from kvmaff.errors import JournalError
 from kvmaff.host.cgroup import Cgroups
 from kvmaff.host.tree import Tree, open_tree
 from kvmaff.kernel.masks import Bind, Bound, Raw, bind, mask_words, read_masks
-from kvmaff.kernel.scan import Proc, Task
+from kvmaff.kernel.scan import Proc
+from kvmaff.kernel.tasks import Task
 
 __all__ = ["restore"]
 
@@ -193,7 +194,7 @@ def _hidden(tid: int) -> int:
     return 0 if os.path.exists(f"/proc/{tid}") else errno.EACCES
 
 
-def _bind(proc: Proc, rows: Sequence[tuple[Entry, Task, CpuSet, str]], seen: int) -> list[Bound]:
+def _bind(proc: Proc, rows: Sequence[tuple[Entry, Task, CpuSet, str]], seen: int) -> Sequence[Bound]:
     return bind(
         proc.fd,
         [

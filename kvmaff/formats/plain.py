@@ -129,7 +129,7 @@ def guests_data(guests: Iterable[Guest]) -> list[dict[str, Any]]:
 
     Returns:
         For each ``name, uuid, pid, start, vmm, kvm, verified, why, doubt`` and ``threads``, a list of
-        ``tid, role, index, name, mask, cpu``.
+        ``tid, role, index, name, mask, cpu, source``.
     """
     return [
         {
@@ -150,6 +150,7 @@ def guests_data(guests: Iterable[Guest]) -> list[dict[str, Any]]:
                     "name": thread.name,
                     "mask": _text(thread.mask),
                     "cpu": thread.cpu,
+                    "source": thread.source,
                 }
                 for thread in guest.threads
             ],

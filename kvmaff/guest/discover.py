@@ -2,7 +2,8 @@
 Processes -> guests.
 
 Every process is examined each time: a process that was no guest a moment ago may have become one by exec(2)
-or by opening /dev/kvm.
+or by opening /dev/kvm. What is kept between two looks are names of threads that were there before, and the value of a
+guest of which nothing has changed.
 """
 
 from __future__ import annotations
@@ -10,17 +11,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from types import TracebackType
+from typing import Self
+
+import attrs
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
-from kvmaff.guest.proof import UNKNOWN_VMM, Evidence, examine
+from kvmaff.guest.guest import Guest, GuestThread, Role
+from kvmaff.guest.holders import How
+from kvmaff.guest.proof import UNKNOWN_VMM, Evidence, Examiner
 from kvmaff.guest.recorded import recorded_guests
+from kvmaff.guest.roles import doubt_of, roles_of
 from kvmaff.guest.spec import MAX_VCPUS
-from kvmaff.guest.vmm import BUILTIN, QEMU, Vmm, roles_of
-from kvmaff.kernel.scan import PF_KTHREAD, Proc, Task, Tasks
+from kvmaff.guest.vmm import BUILTIN, QEMU, Vmm
+from kvmaff.kernel.scan import Proc, Scanner
+from kvmaff.kernel.tasks import PF_KTHREAD, Task, Tasks
 from kvmaff.kernel.text import printable
 
-__all__ = ["find_guests"]
+__all__ = ["Discovery", "Look", "find_guests"]
 
 _CMDLINE = 1 << 18
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -47,96 +55,186 @@ def find_guests(
     recorded = None if root == "/" else recorded_guests(root)
     if recorded is not None:
         return tuple(guest for guest in recorded.guests if pids is None or guest.pid in pids)
-    known = (*vmms, *BUILTIN)
-    with Proc(root) as proc:
-        evidence = {}
-        for pid in proc.pids() if pids is None else pids:
-            found = examine(proc, pid, known)
-            if found is not None:
-                evidence[pid] = found
-        tasks = proc.tasks(evidence)
-        masks = proc.masks(tasks)
-        threads: dict[int, list[tuple[Task, CpuSet | None]]] = {}
-        for task, mask in zip(tasks, masks, strict=True):
-            if task.alive:
-                threads.setdefault(task.pid, []).append((task, mask))
-        guests = [
-            _guest(proc, pid, evidence[pid], own, tasks, known)
-            for pid, own in threads.items()
-            if not own[0][0].flags & PF_KTHREAD
+    with Discovery(root, vmms=vmms, stats=True) as discovery:
+        return discovery.find(pids)
+
+
+@attrs.frozen(kw_only=True)
+class Look:
+    """
+    The processes that are or claim to be guests, at one moment.
+
+    Attributes:
+        evidence: What speaks for each being one, by process.
+        tasks: Their threads; nothing is made of a thread until somebody takes it.
+    """
+
+    evidence: dict[int, Evidence]
+    tasks: Tasks
+
+
+@attrs.frozen(kw_only=True)
+class _Known:
+    """A guest as it was found, and what it was found from."""
+
+    rows: bytes
+    masks: bytes
+    evidence: Evidence
+    guest: Guest
+    settled: bool  # whether looking again could tell more although no thread has changed
+
+
+class Discovery:
+    """
+    Finds guests again and again, each time for what has changed; a context manager.
+
+    Args:
+        root: ``/``, or the root of a recorded machine.
+        vmms: VMMs to know beside the built-in ones.
+        threads: How many threads of ours share the work; two are worth it for the first look at thousands of threads.
+        stats: Read when each thread started and where it ran last, which binding a thread needs, at half as much again
+            for each thread that was not there before. Where it ran last is told of such threads only.
+
+    Raises:
+        HostReadError: There is no /proc.
+        Unsupported: /proc is that of another pid namespace.
+    """
+
+    def __init__(
+        self, root: str = "/", *, vmms: Sequence[Vmm] = (), threads: int = 1, stats: bool = False
+    ) -> None:
+        self._vmms = (*vmms, *BUILTIN)
+        self._proc = Proc(root)
+        self._examiner = Examiner(self._proc, self._vmms)
+        self._scanner = Scanner(self._proc, threads=threads, stats=stats)
+        self._known: dict[int, _Known] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._proc.__exit__(kind, error, trace)
+
+    @property
+    def holders(self) -> How:
+        """How the last look found out who holds a KVM VM."""
+        return self._examiner.holders.how
+
+    def look(self) -> Look:
+        """
+        Look at every thread of every guest, and make nothing of it.
+
+        Returns:
+            The guests' processes and threads, without those that only call themselves a guest.
+
+        Raises:
+            HostReadError: /proc cannot be listed.
+        """
+        return self._look(None, claims=False, always=False)
+
+    def find(self, pids: Sequence[int] | None = None) -> tuple[Guest, ...]:
+        """
+        Find the running guests, and what only claims to be one.
+
+        Args:
+            pids: Look at these processes only; None for all.
+
+        Returns:
+            The guests, in order of name and process; a guest that ends meanwhile is left out. One of which nothing has
+            changed since the last time is the same value.
+
+        Raises:
+            HostReadError: /proc cannot be listed.
+        """
+        look = self._look(pids, claims=True, always=True)
+        masks = look.tasks.masks if self._proc.live else self._proc.masks(look.tasks)
+        known: dict[int, _Known] = {}
+        first = 0
+        for pid, count in look.tasks.counts.items():
+            place, first = first, first + count
+            rows = look.tasks.raw(place, count)
+            raw = look.tasks.masks.raw_of(place, count) if self._proc.live else b""
+            old = self._known.get(pid)
+            if old and old.settled and (old.rows, old.masks, old.evidence) == (rows, raw, look.evidence[pid]):
+                known[pid] = old
+                continue
+            own = [(task, masks[at]) for at in range(place, place + count) if (task := look.tasks[at]).alive]
+            if own and not own[0][0].flags & PF_KTHREAD:
+                guest, settled = self._guest(pid, look.evidence[pid], own, look.tasks)
+                known[pid] = _Known(
+                    rows=rows, masks=raw, evidence=look.evidence[pid], guest=guest, settled=settled
+                )
+        self._known = known
+        return tuple(sorted((one.guest for one in known.values()), key=lambda guest: (guest.name, guest.pid)))
+
+    def _look(self, pids: Sequence[int] | None, *, claims: bool, always: bool) -> Look:
+        processes = self._proc.pids() if pids is None else sorted(set(pids))
+        evidence, changed = self._examiner.examine(processes, claims=claims, always=always)
+        for pid in changed:
+            self._known.pop(pid, None)
+        return Look(evidence=evidence, tasks=self._scanner.scan(evidence, anew=changed))
+
+    def _guest(
+        self, pid: int, evidence: Evidence, own: list[tuple[Task, CpuSet | None]], tasks: Tasks
+    ) -> tuple[Guest, bool]:
+        # the main thread is first among the emulator's, also after thread numbers wrapped around
+        own = sorted(own, key=lambda item: (item[0].tid != pid, item[0].tid))
+        names = [task for task, _ in own]
+        vmm = evidence.vmm or self._by_threads(names) or QEMU
+        words = (self._proc.read(f"{pid}/cmdline", _CMDLINE) or b"").split(b"\0")
+        most = _max_vcpus(words)
+        vcpus = self._examiner.holders.vcpus(pid)
+        told = roles_of(vmm, names, vcpus)
+        threads = [
+            GuestThread(
+                pid=task.pid,
+                tid=task.tid,
+                ino=task.ino,
+                start=task.start,
+                role=one.role,
+                index=one.index,
+                name=task.name,
+                mask=mask,
+                cpu=task.cpu,
+                source=one.source,
+            )
+            for (task, mask), one in zip(own, told, strict=True)
         ]
-    return tuple(sorted(guests, key=lambda guest: (guest.name, guest.pid)))
-
-
-def _guest(
-    proc: Proc,
-    pid: int,
-    evidence: Evidence,
-    own: list[tuple[Task, CpuSet | None]],
-    tasks: Tasks,
-    known: tuple[Vmm, ...],
-) -> Guest:
-    # the main thread is first among the emulator's, also after thread numbers wrapped around
-    own = sorted(own, key=lambda item: (item[0].tid != pid, item[0].tid))
-    names = [task for task, _ in own]
-    vmm = evidence.vmm or _by_threads(names, known)
-    roles = roles_of(vmm or QEMU, names)
-    threads = [
-        GuestThread(
-            pid=task.pid,
-            tid=task.tid,
-            ino=task.ino,
-            start=task.start,
-            role=role,
-            index=index,
-            name=task.name,
-            mask=mask,
-            cpu=task.cpu,
+        threads.sort(key=lambda thread: (_ORDER[thread.role], -1 if thread.index is None else thread.index))
+        guest = Guest(
+            name=_name(words, vmm) or f"pid:{pid}",
+            uuid=_uuid(words),
+            pid=pid,
+            start=names[0].start or self._proc.start_of(pid),
+            seen=tasks.seen,
+            vmm=evidence.vmm.name if evidence.vmm else UNKNOWN_VMM,
+            kvm=evidence.kvm,
+            verified=evidence.why is None,
+            why=evidence.why,
+            doubt=doubt_of(
+                vmm,
+                names,
+                told,
+                vcpus,
+                held=lambda: self._examiner.vcpu_descriptors(pid),
+                most=most,
+            ),
+            threads=tuple(threads),
+            max_vcpus=most,
         )
-        for (task, mask), (role, index) in zip(own, roles, strict=True)
-    ]
-    threads.sort(key=lambda thread: (_ORDER[thread.role], -1 if thread.index is None else thread.index))
-    words = (proc.read(f"{pid}/cmdline", _CMDLINE) or b"").split(b"\0")
-    name = _name(words, vmm or QEMU)
-    return Guest(
-        name=name or f"pid:{pid}",
-        uuid=_uuid(words),
-        pid=pid,
-        start=names[0].start,
-        seen=tasks.seen,
-        vmm=evidence.vmm.name if evidence.vmm else UNKNOWN_VMM,
-        kvm=evidence.kvm,
-        verified=evidence.why is None,
-        why=evidence.why,
-        doubt=_doubt(evidence, threads, pid),
-        threads=tuple(threads),
-        max_vcpus=_max_vcpus(words),
-    )
+        return guest, vcpus is None or 0 not in vcpus.values()
 
-
-def _by_threads(names: Sequence[Task], known: tuple[Vmm, ...]) -> Vmm | None:
-    """Guess whose way of naming an unknown VMM follows."""
-    for vmm in known:
-        if any(vmm.vcpu_index(task.name) is not None for task in names):
-            return vmm
-    return None
-
-
-def _doubt(evidence: Evidence, threads: Sequence[GuestThread], pid: int) -> str | None:
-    """Say why the roles are not certain: the vCPUs could be among what looks like the emulator."""
-    advice = "start it with -name …,debug-threads=on"
-    vcpus = [thread.index for thread in threads if thread.role is Role.VCPU]
-    if len(set(vcpus)) != len(vcpus):
-        return "several of its threads claim to be the same vCPU"
-    main = next((thread.name for thread in threads if thread.tid == pid), "")
-    unnamed = sum(thread.name == main and thread.tid != pid for thread in threads)
-    if not vcpus and unnamed:
-        return f"none of its threads is named as a vCPU, so they cannot be told apart; {advice}"
-    missing = sorted(evidence.vcpus - {index for index in vcpus if index is not None})
-    # QEMU keeps the descriptor of an unplugged vCPU; then no unnamed thread is left over
-    if missing and unnamed >= len(missing):
-        return f"no thread is named as vCPU {number_list(missing)}, so it cannot be told from the emulator's; {advice}"
-    return None
+    def _by_threads(self, names: Sequence[Task]) -> Vmm | None:
+        """Guess whose way of naming an unknown VMM follows."""
+        for vmm in self._vmms:
+            if any(vmm.vcpu_index(task.name) is not None for task in names):
+                return vmm
+        return None
 
 
 def _name(words: Sequence[bytes], vmm: Vmm) -> str | None:

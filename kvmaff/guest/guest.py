@@ -9,7 +9,7 @@ import attrs
 
 from kvmaff.cpuset import CpuSet
 
-__all__ = ["Guest", "GuestThread", "Role", "number_list"]
+__all__ = ["Guest", "GuestThread", "Role", "Source", "number_list"]
 
 
 class Role(enum.StrEnum):
@@ -27,6 +27,17 @@ class Role(enum.StrEnum):
     """Any other kernel worker inside the process."""
 
 
+class Source(enum.StrEnum):
+    """Who says what a thread is for."""
+
+    DEBUGFS = "debugfs"
+    """The kernel's list of a VM's vCPU threads."""
+    KERNEL = "kernel"
+    """The kernel's flag of its workers."""
+    NAME = "name"
+    """The thread's name, which is a claim."""
+
+
 @attrs.frozen(kw_only=True)
 class GuestThread:
     """
@@ -42,6 +53,7 @@ class GuestThread:
         name: Its comm, made printable.
         mask: The CPUs it may run on, or None where that could not be read.
         cpu: The CPU it ran on last, or None.
+        source: Who says what it is for; None for the emulator's, which is what nobody claims.
     """
 
     pid: int
@@ -53,6 +65,7 @@ class GuestThread:
     name: str
     mask: CpuSet | None
     cpu: int | None
+    source: Source | None = None
 
 
 @attrs.frozen(kw_only=True)

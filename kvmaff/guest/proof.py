@@ -13,24 +13,27 @@ its executable is a known VMM that root installed. What a user can arrange is no
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
+from kvmaff.guest.holders import Holders
 from kvmaff.guest.vmm import Vmm, vmm_of_executable
 from kvmaff.kernel.scan import Proc
 from kvmaff.kernel.text import printable
 
-__all__ = ["UNKNOWN_VMM", "Evidence", "examine"]
+__all__ = ["UNKNOWN_VMM", "Evidence", "Examiner"]
 
 UNKNOWN_VMM = "kvm"
 """The name of the VMM of a process that holds a KVM VM and whose executable is not known."""
 
 _DELETED = " (deleted)"
-_VM_LINK = "anon_inode:kvm-vm"
-_VCPU_LINK = re.compile(r"anon_inode:kvm-vcpu:([0-9]{1,4})")
+_MOST_PATHS = 1 << 14
+_VCPU_LINK = re.compile(r"anon_inode:kvm-vcpu:([0-9]{1,10})")
 
 
 @attrs.frozen(kw_only=True)
@@ -40,97 +43,162 @@ class Evidence:
 
     Attributes:
         vmm: The VMM that its executable or its name points to; None for an unknown one.
-        kvm: Whether it holds a KVM VM; None where that may not be looked at.
-        vcpus: The vCPU numbers that its descriptors name.
+        kvm: Whether it holds a KVM VM; None where that may not be looked at, or nobody needed to know.
         why: What proof is missing; None where it is a guest.
     """
 
     vmm: Vmm | None
     kvm: bool | None
-    vcpus: frozenset[int]
     why: str | None
 
 
-def examine(proc: Proc, pid: int, vmms: tuple[Vmm, ...]) -> Evidence | None:
+class Examiner:
     """
-    Look for proof that a process is a guest.
+    Looks for proof that processes are guests.
+
+    Every process is examined each time: one that was no guest a moment ago may have become one by exec(2) or by
+    opening /dev/kvm. What is kept is only why an executable is believed or not, as long as it is the same file.
 
     Args:
         proc: The open /proc.
-        pid: The process.
         vmms: The VMMs to look for.
-
-    Returns:
-        The evidence, for a guest and for what claims to be one; None for everything else.
     """
-    for known in vmms:
-        if any(pid == vouched for vouched, _ in known.vouched) and (pid, _start(proc, pid)) in known.vouched:
-            return Evidence(vmm=known, kvm=False, vcpus=frozenset(), why=None)
-    try:
-        exe = os.readlink(f"{pid}/exe", dir_fd=proc.fd)
-    except PermissionError:
-        return _claim(proc, pid, vmms, "its executable may not be looked at by this user; try as root")
-    except OSError:
-        return None  # a kernel thread, a zombie, or gone
-    path = exe.removesuffix(_DELETED) if exe.endswith(_DELETED) else exe
-    vmm = vmm_of_executable(os.path.basename(path), vmms)
-    links = _links(proc, pid)
-    if links is not None:
-        kvm: bool | None = _VM_LINK in links
-        numbers = [_VCPU_LINK.fullmatch(link) for link in links]
-        vcpus = frozenset(int(number[1]) for number in numbers if number)
-        if kvm:
-            return Evidence(vmm=vmm, kvm=True, vcpus=vcpus, why=None)
-    else:
-        kvm = None
-    if vmm is not None:
-        # a recorded link leads to this machine's files, if anywhere: it proves nothing
-        why = _distrust(proc, pid, exe) if proc.live else "a recording shows no more than its name"
-        return Evidence(vmm=vmm, kvm=kvm, vcpus=frozenset(), why=why)
-    shown = printable(os.fsencode(exe))
-    return _claim(proc, pid, vmms, f"its executable is {shown} and it holds no KVM VM", kvm=kvm)
+
+    def __init__(self, proc: Proc, vmms: tuple[Vmm, ...]) -> None:
+        self.holders = Holders(proc)
+        self._proc = proc
+        self._vmms = vmms
+        self._vouched = {one: known for known in reversed(vmms) for one in known.vouched}
+        self._known: dict[bytes, Vmm | None] = {}
+        self._trust: dict[int, tuple[object, str | None]] = {}
+        self._programs: dict[int, object] = {}
+
+    def examine(
+        self, pids: Sequence[int], *, claims: bool = True, always: bool = True
+    ) -> tuple[dict[int, Evidence], set[int]]:
+        """
+        Look at processes.
+
+        Args:
+            pids: The processes.
+            claims: Also say what only calls itself a VMM.
+            always: Find out whether a process holds a VM also where its executable proves it to be a guest.
+
+        Returns:
+            By process the evidence, for guests and for what claims to be one; and those of them that run another
+            program than at the last look.
+        """
+        found: dict[int, Evidence] = {}
+        paths: dict[int, bytes] = {}
+        hidden: list[int] = []
+        vouched = {pid for pid, _ in self._vouched}
+        for pid, (path, error) in zip(pids, self._proc.links(pids, "exe"), strict=True):
+            if pid in vouched and (by := self._vouched.get((pid, self._proc.start_of(pid)))):
+                found[pid] = Evidence(vmm=by, kvm=False, why=None)
+            elif not error:
+                paths[pid] = path
+            elif error in (errno.EACCES, errno.EPERM):
+                hidden.append(pid)  # any other error: a kernel thread, a zombie, or gone
+        byexe = {pid: vmm for pid, path in paths.items() if (vmm := self._vmm_of(path)) is not None}
+        trust = {pid: self._believed(pid, paths[pid]) for pid in byexe}
+        proved = () if always else {pid for pid, why in trust.items() if why is None}
+        held = self.holders.find(list(paths), skip=proved)
+        for pid, vmm in byexe.items():
+            kvm = held.get(pid)
+            found[pid] = Evidence(vmm=vmm, kvm=kvm, why=None if kvm else trust[pid])
+        for pid, kvm in held.items():
+            if kvm and pid not in byexe:
+                found[pid] = Evidence(vmm=None, kvm=True, why=None)
+        if claims:
+            found |= self._claims(paths.keys() - found.keys(), paths, held)
+            for pid in hidden:
+                claim = self._claim(
+                    pid, None, "its executable may not be looked at by this user; try as root"
+                )
+                if claim:
+                    found[pid] = claim
+        programs = {pid: (paths.get(pid), self._trust.get(pid, (None,))[0]) for pid in found}
+        changed = {pid for pid, now in programs.items() if self._programs.get(pid, now) != now}
+        self._programs = dict(programs)
+        self._trust = {pid: known for pid, known in self._trust.items() if pid in byexe}
+        return dict(sorted(found.items())), changed
+
+    def vcpu_descriptors(self, pid: int) -> frozenset[int]:
+        """
+        The vCPUs for which a process holds a descriptor.
+
+        Args:
+            pid: The process.
+
+        Returns:
+            Their vcpu_ids; none where that may not be looked at.
+        """
+        try:
+            fd = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc.fd)
+        except OSError:
+            return frozenset()
+        found = set()
+        try:
+            for name in os.listdir(fd):
+                try:
+                    match = _VCPU_LINK.fullmatch(os.readlink(name, dir_fd=fd))
+                except FileNotFoundError:
+                    continue  # closed meanwhile
+                if match:
+                    found.add(int(match[1]))
+        except OSError:
+            return frozenset()
+        finally:
+            os.close(fd)
+        return frozenset(found)
+
+    def _vmm_of(self, path: bytes) -> Vmm | None:
+        if path not in self._known:
+            if len(self._known) > _MOST_PATHS:
+                self._known.clear()
+            name = os.fsdecode(path.removesuffix(_DELETED.encode()))
+            self._known[path] = vmm_of_executable(os.path.basename(name), self._vmms)
+        return self._known[path]
+
+    def _believed(self, pid: int, path: bytes) -> str | None:
+        """Why an executable with a VMM's name is not believed, or None; asked anew only for another file."""
+        if not self._proc.live:
+            # a recorded link leads to this machine's files, if anywhere: it proves nothing
+            return "a recording shows no more than its name"
+        shown = printable(path)
+        try:
+            info = os.stat(f"{pid}/exe", dir_fd=self._proc.fd)
+        except OSError as error:
+            return f"its executable {shown} cannot be looked at: {error.strerror}"
+        key = (path, info.st_dev, info.st_ino, info.st_mode, info.st_uid, info.st_nlink, info.st_ctime_ns)
+        known = self._trust.get(pid)
+        if known is None or known[0] != key:
+            known = self._trust[pid] = (key, _distrust(self._proc, pid, os.fsdecode(path), info))
+        return known[1]
+
+    def _claims(
+        self, pids: Iterable[int], paths: Mapping[int, bytes], held: Mapping[int, bool | None]
+    ) -> dict[int, Evidence]:
+        found = {}
+        for pid in pids:
+            why = f"its executable is {printable(paths[pid])} and it holds no KVM VM"
+            claim = self._claim(pid, held.get(pid), why)
+            if claim:
+                found[pid] = claim
+        return found
+
+    def _claim(self, pid: int, kvm: bool | None, why: str) -> Evidence | None:
+        """Evidence for a process that only calls itself a VMM, so that it can be shown and explained."""
+        comm = (self._proc.read(f"{pid}/comm", 64) or b"").rstrip(b"\n").decode("utf-8", "replace")
+        vmm = vmm_of_executable(comm, self._vmms)
+        if vmm is None:
+            return None
+        return Evidence(vmm=vmm, kvm=kvm, why=f"it calls itself {printable(comm.encode())}, but {why}")
 
 
-def _claim(
-    proc: Proc, pid: int, vmms: tuple[Vmm, ...], why: str, *, kvm: bool | None = None
-) -> Evidence | None:
-    """Evidence for a process that only calls itself a VMM, so that it can be shown and explained."""
-    comm = (proc.read(f"{pid}/comm", 64) or b"").rstrip(b"\n").decode("utf-8", "replace")
-    vmm = vmm_of_executable(comm, vmms)
-    if vmm is None:
-        return None
-    return Evidence(
-        vmm=vmm, kvm=kvm, vcpus=frozenset(), why=f"it calls itself {printable(comm.encode())}, but {why}"
-    )
-
-
-def _links(proc: Proc, pid: int) -> set[str] | None:
-    """Return what a process's descriptors lead to, or None where that may not be looked at."""
-    try:
-        fd = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc.fd)
-    except OSError:
-        return None
-    links = set()
-    try:
-        for name in os.listdir(fd):
-            try:
-                links.add(os.readlink(name, dir_fd=fd))
-            except FileNotFoundError:
-                continue  # closed meanwhile
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return links
-
-
-def _distrust(proc: Proc, pid: int, exe: str) -> str | None:
+def _distrust(proc: Proc, pid: int, exe: str, info: os.stat_result) -> str | None:
     """Return why an executable with a VMM's name is not believed, or None where root installed it."""
     shown = printable(os.fsencode(exe))
-    try:
-        info = os.stat(f"{pid}/exe", dir_fd=proc.fd)
-    except OSError as error:
-        return f"its executable {shown} cannot be looked at: {error.strerror}"
     if info.st_uid != 0:
         return f"its executable {shown} belongs to user {info.st_uid}, not to root, and it holds no KVM VM"
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -172,8 +240,3 @@ def _sees_our_files(proc: Proc, pid: int) -> bool:
     except OSError:
         return False
     return all((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) for a, b in zip(theirs, ours, strict=True))
-
-
-def _start(proc: Proc, pid: int) -> int:
-    tasks = proc.tasks([pid])
-    return next((task.start for task in tasks if task.tid == pid), 0)

@@ -17,7 +17,7 @@ import attrs
 
 from kvmaff.errors import HostReadError
 from kvmaff.fields import Fields
-from kvmaff.guest.guest import Guest, GuestThread, Role
+from kvmaff.guest.guest import Guest, GuestThread, Role, Source
 from kvmaff.guest.spec import MAX_VCPUS
 from kvmaff.host.tree import BIG, open_tree
 from kvmaff.kernel.text import printable
@@ -137,6 +137,9 @@ def _thread(fields: Fields, pid: int) -> GuestThread:
     role: Any = fields.value("role")
     if role not in list(Role):
         raise ValueError(f"{fields.where}: 'role' is no role")
+    source: Any = fields.value("source")
+    if source is not None and source not in list(Source):
+        raise ValueError(f"{fields.where}: 'source' is no source")
     return GuestThread(
         pid=pid,
         tid=fields.number("tid", least=1),
@@ -147,6 +150,7 @@ def _thread(fields: Fields, pid: int) -> GuestThread:
         name=_text(fields.text("name")),
         mask=fields.cpus_or_none("mask"),
         cpu=fields.number_or_none("cpu"),
+        source=None if source is None else Source(source),
     )
 
 

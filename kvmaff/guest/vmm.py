@@ -17,10 +17,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from kvmaff.guest.guest import Role
-from kvmaff.kernel.scan import PF_WORKER, Task
-
-__all__ = ["BUILTIN", "Vmm", "roles_of", "vmm_of_executable"]
+__all__ = ["BUILTIN", "QEMU", "Vmm", "vmm_of_executable"]
 
 
 @attrs.frozen(kw_only=True)
@@ -127,32 +124,3 @@ def vmm_of_executable(name: str, vmms: Sequence[Vmm]) -> Vmm | None:
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in vmm.executables):
             return vmm
     return None
-
-
-def roles_of(vmm: Vmm, tasks: Sequence[Task]) -> list[tuple[Role, int | None]]:
-    """
-    What each thread of a process is for.
-
-    Args:
-        vmm: Its VMM.
-        tasks: All its threads.
-
-    Returns:
-        For each thread its role, and its number where it has one; IOThreads are numbered in order of thread
-        number.
-    """
-    roles: list[tuple[Role, int | None]] = []
-    iothreads = 0
-    for task in tasks:
-        vcpu = vmm.vcpu_index(task.name)
-        if task.flags & PF_WORKER and task.tid != task.pid:
-            # vhost workers moved from kthreadd into the VMM's process with Linux 6.4
-            roles.append((Role.VHOST if task.name.startswith("vhost-") else Role.OTHER, None))
-        elif vcpu is not None:
-            roles.append((Role.VCPU, vcpu if vcpu >= 0 else None))
-        elif vmm.iothread_name(task.name) is not None:
-            roles.append((Role.IOTHREAD, iothreads))
-            iothreads += 1
-        else:
-            roles.append((Role.EMULATOR, None))
-    return roles

@@ -17,7 +17,8 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import HostReadError
 from kvmaff.fields import Fields
 from kvmaff.host.tree import BIG, open_tree
-from kvmaff.kernel.scan import PF_KTHREAD, PF_NO_SETAFFINITY, Proc, Task
+from kvmaff.kernel.scan import Proc
+from kvmaff.kernel.tasks import PF_KTHREAD, PF_NO_SETAFFINITY, Task
 from kvmaff.kernel.text import printable
 
 __all__ = ["THREADS_FILE", "Thread", "read_threads", "threads_text", "with_details"]

@@ -6,7 +6,11 @@ Rules:
 * a thread is (tid, d_ino, start): any other thread that gets its number differs in one of the last two;
 * start times count clock ticks after boot. A thread that started before tick ``seen``, sampled before it was
   looked at, is known for ever by its start alone: a later owner of its number started at ``seen`` or later;
+* a name that was read soon after its thread was first seen is read again: a new thread has its creator's until it gives
+  itself one (0.06-4 ms were seen);
 * below a recorded root nothing is asked of the running kernel: what a tid means there is not ours.
+
+Whoever scans by another way than /proc (a BPF task iterator, say) fills the same rows in :class:`Scanner`'s place.
 """
 
 from __future__ import annotations
@@ -14,29 +18,26 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, overload
-
-import attrs
+from typing import Any, Self
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError, HostReadError, Unsupported
-from kvmaff.kernel.masks import read_masks
+from kvmaff.kernel.masks import mask_words, read_masks
 from kvmaff.kernel.native import ffi, lib
-from kvmaff.kernel.text import printable
+from kvmaff.kernel.tasks import Tasks
 
-__all__ = ["PF_KTHREAD", "PF_NO_SETAFFINITY", "PF_WORKER", "Proc", "Task", "Tasks", "ticks_now"]
-
-PF_KTHREAD = 0x00200000
-"""Flag of a kernel thread (include/linux/sched.h)."""
-PF_NO_SETAFFINITY = 0x04000000
-"""Flag of a thread whose mask nobody may change."""
-PF_WORKER = 0x00004000 | 0x00000010
-"""Flags of a kernel worker inside a process: PF_USER_WORKER (vhost, kvm-nx-lpage) and PF_IO_WORKER."""
+__all__ = ["Proc", "Scanner", "ticks_now"]
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TICKS = os.sysconf("SC_CLK_TCK")
+_SETTLE_NS = 20_000_000
+_WORKERS = ffi.new("char[]", b"vhost-\0kvm-\0iou-\0io_\0")
+"""How names of kernel workers inside a process begin; a flag of the kernel's says whether one is."""
+_WEIGHT = 8  # threads that a process is thought to have that was never seen
+_TRIES = 8
+_LINKS_ROOM = 1 << 16
 
 
 def ticks_now() -> int:
@@ -47,91 +48,6 @@ def ticks_now() -> int:
         Clock ticks after boot, suspended time included (proc(5), stat field 22).
     """
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS // 1_000_000_000
-
-
-@attrs.frozen(kw_only=True)
-class Task:
-    """
-    One thread at the moment it was looked at.
-
-    Attributes:
-        pid: Its process.
-        tid: Its number.
-        ino: Inode number of its /proc folder.
-        start: Clock ticks after boot; 0 where it could not be read.
-        name: Its comm, made printable.
-        flags: The kernel's PF flags.
-        state: One letter, as in proc(5); empty where it could not be read.
-        cpu: The CPU it ran on last, or None.
-        error: 0, or the errno with which it could not be read.
-    """
-
-    pid: int
-    tid: int
-    ino: int
-    start: int
-    name: str
-    flags: int
-    state: str
-    cpu: int | None
-    error: int
-
-    @property
-    def alive(self) -> bool:
-        """Whether it could be read and has not ended (a zombie has)."""
-        return self.error == 0 and self.state not in ("Z", "X")
-
-
-class Tasks(Sequence[Task]):
-    """
-    Threads in one packed array; a :class:`Task` is made when one is taken.
-
-    Args:
-        rows: The array of ``struct ps_task``.
-        count: How many of its rows count.
-        seen: Ticks, sampled before the first of them was looked at.
-        errors: errno by process, where its threads could not be listed although it may be there.
-    """
-
-    def __init__(self, rows: Any, count: int, seen: int, errors: dict[int, int] | None = None) -> None:
-        self.rows = rows
-        self.seen = seen
-        self.errors = errors or {}
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Task: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Task]: ...
-    def __getitem__(self, index: int | slice) -> Task | list[Task]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(f"thread {index} of {self._count}")
-        row = self.rows[index % self._count]
-        return Task(
-            pid=row.pid,
-            tid=row.tid,
-            ino=row.ino,
-            start=row.start,
-            name=printable(bytes(ffi.buffer(row.comm, row.comm_len))),
-            flags=row.flags,
-            state=chr(row.state) if row.state else "",
-            cpu=row.cpu if row.cpu >= 0 else None,
-            error=-row.err,
-        )
-
-    def tids(self) -> list[int]:
-        """
-        The thread numbers, without making a value for each thread.
-
-        Returns:
-            One for each thread, in order.
-        """
-        return [self.rows[i].tid for i in range(self._count)]
 
 
 class Proc:
@@ -195,34 +111,70 @@ class Proc:
 
     def tasks(self, pids: Iterable[int]) -> Tasks:
         """
-        The threads of processes.
+        The threads of processes, with all that their stat says, without masks.
 
         Args:
             pids: The processes; those that are gone have no threads.
 
         Returns:
-            Their threads, process by process, in order of number: the main thread is the first of each
-            unless numbers have wrapped around.
-        """
-        seen = ticks_now()
-        found, errors = [], {}
-        for pid in pids:
-            try:
-                ids, inos = self._list(f"{pid}/task")
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ESRCH):
-                    errors[pid] = error.errno or errno.EIO
-                continue
-            found += [(pid, tid, ino) for tid, ino in sorted(zip(ids, inos, strict=True))]
-        rows = ffi.new("struct ps_task[]", max(len(found), 1))
-        for row, (pid, tid, ino) in zip(rows, found, strict=False):
-            row.pid, row.tid, row.ino = pid, tid, ino
-        lib.ps_stat(self.fd, rows, len(found))
-        return Tasks(rows, len(found), seen, errors)
+            Their threads, process by process in ascending order, in order of number: the main thread is the first of
+            each unless numbers have wrapped around.
 
-    def masks(self, tasks: Tasks) -> list[CpuSet | None]:
+        Raises:
+            HostReadError: They start threads faster than these can be listed.
         """
-        The affinity of threads.
+        return Scanner(self, stats=True, masks=False).scan(pids)
+
+    def links(self, pids: Sequence[int], name: str) -> Iterator[tuple[bytes, int]]:
+        """
+        A link of each process, such as ``exe``.
+
+        Args:
+            pids: The processes.
+            name: The link.
+
+        Returns:
+            For each where it leads, and 0; or nothing and the errno with which it could not be read.
+        """
+        rest = ffi.new("int32_t[]", list(pids) or 1)
+        errors = ffi.new("int32_t[]", len(pids) or 1)
+        text = ffi.new("char[]", _LINKS_ROOM)
+        at = 0
+        while at < len(pids):
+            count = lib.ps_links(self.fd, rest + at, len(pids) - at, name.encode(), text, _LINKS_ROOM, errors)
+            found = bytes(ffi.buffer(text)).split(b"\0", count)
+            for place in range(count):
+                yield found[place], -errors[place]
+            at += count
+
+    def holders(self, pids: Sequence[int], link: str) -> dict[int, int | OSError]:
+        """
+        Which processes hold a descriptor that leads somewhere, such as to a KVM VM.
+
+        Args:
+            pids: The processes.
+            link: What the descriptor's link says.
+
+        Returns:
+            By process its first such descriptor, or the error with which that could not be looked at; nothing for
+            those that hold none or are gone.
+        """
+        fds, errors = ffi.new("int32_t[]", len(pids) or 1), ffi.new("int32_t[]", len(pids) or 1)
+        numbers = ffi.new("int32_t[]", list(pids) or 1)
+        lib.ps_holds(self.fd, numbers, len(pids), link.encode(), fds, errors)
+        found: dict[int, int | OSError] = {}
+        for pid, fd, error in zip(
+            pids, ffi.unpack(fds, len(pids)), ffi.unpack(errors, len(pids)), strict=True
+        ):
+            if fd >= 0:
+                found[pid] = fd
+            elif error and -error not in (errno.ENOENT, errno.ESRCH):
+                found[pid] = OSError(-error, os.strerror(-error))
+        return found
+
+    def masks(self, tasks: Tasks) -> Sequence[CpuSet | None]:
+        """
+        The affinity of threads whose masks were not read with them.
 
         Args:
             tasks: The threads.
@@ -261,6 +213,33 @@ class Proc:
             os.close(fd)
         return data
 
+    def start_of(self, pid: int) -> int:
+        """
+        When a process started.
+
+        Args:
+            pid: The process.
+
+        Returns:
+            Clock ticks after boot; 0 where there is none.
+        """
+        return next((task.start for task in self.tasks([pid]) if task.tid == pid), 0)
+
+    def process_of(self, tid: int) -> int | None:
+        """
+        The process that a thread belongs to: /proc answers for threads as if they were processes.
+
+        Args:
+            tid: The thread.
+
+        Returns:
+            Its number, or None where there is none.
+        """
+        for line in (self.read(f"{tid}/status") or b"").splitlines():
+            if line.startswith(b"Tgid:"):
+                return int(line.split()[1])
+        return None
+
     def status_mask(self, pid: int, tid: int) -> CpuSet | None:
         """
         The mask in a thread's status, which keeps CPUs that went offline.
@@ -291,3 +270,112 @@ class Proc:
             if count <= cap:
                 return ffi.unpack(ids, count), ffi.unpack(inos, count)
             cap = count + 256
+
+
+class Scanner:
+    """
+    Looks at the threads of processes again and again.
+
+    The first look reads every name. A later one lists all threads, but reads a name only where a thread is new, or was
+    new so lately that it may have changed its name since, which is a twentieth of the work. Masks are read each time.
+
+    Args:
+        proc: The open /proc.
+        threads: How many threads of ours share the work. Two are worth it for a first look at thousands.
+        stats: Read start, flags, state and last CPU too, at half as much again for each name that is read. A thread
+            that was seen before keeps its start and flags; its state and last CPU are not told again.
+        masks: Read masks; only of the running machine.
+    """
+
+    def __init__(self, proc: Proc, *, threads: int = 1, stats: bool = False, masks: bool = True) -> None:
+        self._proc = proc
+        self._threads = threads
+        self._stats = stats
+        self._words = mask_words() if masks and proc.live else 0
+        self._last: Tasks | None = None
+
+    def scan(self, pids: Iterable[int], anew: Collection[int] = ()) -> Tasks:
+        """
+        Look at the threads of processes.
+
+        Args:
+            pids: The processes; those that are gone have no threads.
+            anew: Those of them to read anew, whatever is known: exec(2) keeps a thread's number and inode number.
+
+        Returns:
+            Their threads, process by process in ascending order, in order of number.
+
+        Raises:
+            HostReadError: They start threads faster than these can be listed.
+        """
+        wanted = sorted(set(pids))
+        last = self._last.counts if self._last else {}
+        weights = ffi.new("int32_t[]", [last.get(pid, 0) or _WEIGHT for pid in wanted] or 1)
+        sweep = self._sweep(wanted, anew)
+        sweep.weights = weights
+        if not last:
+            lib.ps_weigh(self._proc.fd, sweep.pids, len(wanted), weights)
+        for number in range(_TRIES):
+            tasks = self._try(sweep, wanted)
+            if tasks is not None:
+                self._last = tasks
+                return tasks
+            lib.ps_weigh(self._proc.fd, sweep.pids, len(wanted), weights)
+            for place in range(
+                len(wanted)
+            ):  # a file system that counts no links counts every process as nothing
+                weights[place] = (weights[place] + _WEIGHT) << number
+        raise HostReadError("/proc: processes start threads faster than these can be listed", path="/proc")
+
+    def _sweep(self, wanted: list[int], anew: Collection[int]) -> Any:
+        sweep = ffi.new("struct ps_sweep *")
+        self._kept = [
+            ffi.new("int32_t[]", wanted or 1),
+            ffi.new("int32_t[]", len(wanted) or 1),
+        ]  # cffi frees them
+        sweep.pids, sweep.counts = self._kept
+        sweep.n = len(wanted)
+        if self._last:
+            sweep.old, sweep.old_count = self._last.rows, len(self._last)
+        if anew:
+            self._kept.append(ffi.new("uint8_t[]", [pid in anew for pid in wanted] or 1))
+            sweep.anew = self._kept[-1]
+        sweep.workers = _WORKERS
+        sweep.now, sweep.settle = time.monotonic_ns(), _SETTLE_NS
+        sweep.words = self._words
+        sweep.what = lib.PS_STATS if self._stats else 0
+        sweep.threads = self._threads
+        return sweep
+
+    def _try(self, sweep: Any, wanted: list[int]) -> Tasks | None:
+        """Return the threads, or None where there is not room for them."""
+        seen = ticks_now()
+        cap = sum(lib.ps_room(sweep.weights[place]) for place in range(len(wanted)))
+        # every row and mask that counts is written: zeros first would cost a tenth of the work
+        rows = _uncleared("struct ps_task[]", cap or 1)
+        masks = _uncleared("uint64_t[]", cap * self._words or 1) if self._words else None
+        sweep.rows, sweep.cap = rows, cap
+        sweep.masks = ffi.NULL if masks is None else masks
+        count = lib.ps_sweep(self._proc.fd, sweep)
+        if count == -errno.ENOSPC:
+            return None
+        if count < 0:
+            raise HostReadError(f"/proc: {os.strerror(-count)}", path="/proc")
+        counts = dict(zip(wanted, ffi.unpack(sweep.counts, len(wanted)), strict=True))
+        errors = {
+            pid: -found
+            for pid, found in counts.items()
+            if found < 0 and -found not in (errno.ENOENT, errno.ESRCH)
+        }
+        return Tasks(
+            rows,
+            count,
+            seen,
+            errors=errors,
+            counts={pid: found for pid, found in counts.items() if found > 0},
+            masks=masks,
+            words=self._words,
+        )
+
+
+_uncleared = ffi.new_allocator(should_clear_after_alloc=False)

@@ -363,12 +363,12 @@ def test_what_cannot_be_looked_at_is_not_gone(journal: Journal) -> None:
         "import os, resource, sys\nimport kvmaff\nfrom kvmaff.formats.plain import report_data\n"
         "import kvmaff.binding.restore, kvmaff.binding.undo\n"
         "kvmaff.pin_process(kvmaff.read_host(), int(sys.argv[1]), sys.argv[2])\n"
-        "from kvmaff.kernel.scan import Proc\nreal = Proc._list\n"
-        "def few(self, path):\n"
+        "from kvmaff.kernel.scan import Scanner\nreal = Scanner.scan\n"
+        "def few(self, pids):\n"
         "    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) - 1, 4096))\n"
-        "    try: return real(self, path)\n"
+        "    try: return real(self, pids)\n"
         "    finally: resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n"
-        "Proc._list = few\nreport = kvmaff.undo()\nprint(report.ok, {str(t.outcome) for t in report.threads})\n"
+        "Scanner.scan = few\nreport = kvmaff.undo()\nprint(report.ok, {str(t.outcome) for t in report.threads})\n"
     )
     with impostor() as pid:
         before = kernel_masks(pid)

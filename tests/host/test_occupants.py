@@ -17,7 +17,7 @@ from kvmaff.errors import HostReadError, RequestError
 from kvmaff.host.occupants import Occupancy, how_to_move, on_cpus
 from kvmaff.host.reader import Host, read_host
 from kvmaff.host.threads import THREADS_FILE, Thread, read_threads
-from kvmaff.kernel.scan import PF_KTHREAD, PF_NO_SETAFFINITY
+from kvmaff.kernel.tasks import PF_KTHREAD, PF_NO_SETAFFINITY
 
 from ..conftest import needs_two_cpus
 from .files import machine

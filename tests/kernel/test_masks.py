@@ -69,7 +69,7 @@ def test_each_outcome() -> None:
     with Proc() as proc:
         (bound,) = bind(proc.fd, [row], seen)
     assert Raw.GONE is bound.raw
-    assert [] == bind(0, [], 0)
+    assert 0 == len(bind(0, [], 0))
 
 
 def test_identity_by_start() -> None:
@@ -91,12 +91,12 @@ def test_other_threads_run_meanwhile() -> None:
             count[0] += 1
 
     thread = threading.Thread(target=tick)
-    with threads(100) as tids, Proc() as proc:
+    with threads(400) as tids, Proc() as proc:
         rows, seen = _rows(proc, tids, ALL)
         thread.start()
         try:
-            for _ in range(200):
-                bind(proc.fd, rows * 20, seen)
+            for _ in range(1000):
+                bind(proc.fd, rows, seen)
         finally:
             stop.set()
             thread.join()

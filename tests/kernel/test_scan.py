@@ -14,7 +14,8 @@ import pytest
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import HostReadError
 from kvmaff.kernel.masks import mask_words, read_masks
-from kvmaff.kernel.scan import PF_KTHREAD, Proc, ticks_now
+from kvmaff.kernel.scan import Proc, ticks_now
+from kvmaff.kernel.tasks import PF_KTHREAD
 from kvmaff.kernel.text import printable
 
 

@@ -19,7 +19,7 @@ from kvmaff.host.irqs import Irq
 from kvmaff.host.isolation import Isolation, Kept, KeptFrom
 from kvmaff.host.occupants import Occupancy
 from kvmaff.host.threads import Thread
-from kvmaff.kernel.scan import PF_KTHREAD, PF_NO_SETAFFINITY
+from kvmaff.kernel.tasks import PF_KTHREAD, PF_NO_SETAFFINITY
 from kvmaff.report.occupants import guest_threads, occupants
 
 from ..host.files import machine

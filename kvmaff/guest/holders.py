@@ -1,0 +1,169 @@
+"""
+Who holds a KVM VM: what no process can claim.
+
+Three ways, the cheapest that can be trusted here first:
+
+* no VM exists at all: KVM is not there, or nothing uses its modules;
+* debugfs: the kernel lists each VM as ``kvm/<tid of its creator>-<descriptor>`` with the thread of each vCPU in
+  ``vcpuN/pid`` (virt/kvm/kvm_main.c). Believed only where each listed descriptor is found to be a VM: a VM whose
+  creator ended or closed it is held by somebody else;
+* descriptors: every link of every process is read.
+
+Numbers in debugfs are those of the first pid namespace; in another one it is left alone. The N of ``vcpuN`` is KVM's
+vcpu_id, on x86 the APIC id: with three cores a socket, 3 is missing.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import attrs
+
+from kvmaff.kernel.scan import Proc
+
+__all__ = ["Holders", "How"]
+
+VM_LINK = "anon_inode:kvm-vm"
+_VM_FOLDER = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
+_VCPU_FOLDER = re.compile(r"vcpu([0-9]{1,10})")
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"
+"""PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
+_DEBUGFS = "/sys/kernel/debug"
+_MISC = "/sys/class/misc/kvm"
+_MODULES = "/sys/module"
+
+
+class How(enum.StrEnum):
+    """How VMs were found."""
+
+    NONE = "none"
+    DEBUGFS = "debugfs"
+    DESCRIPTORS = "descriptors"
+
+
+@attrs.define
+class Holders:
+    """
+    Finds the processes that hold a VM.
+
+    Args:
+        proc: The open /proc.
+    """
+
+    proc: Proc
+    how: How = How.DESCRIPTORS
+    """How the last search went."""
+    _folders: dict[int, list[str]] = attrs.field(factory=dict, init=False)
+    _debugfs: str | None = attrs.field(init=False)
+
+    @_debugfs.default
+    def _find_debugfs(self) -> str | None:
+        path = f"{_DEBUGFS}/kvm"
+        if not self.proc.live or not _mounted(self.proc) or not os.access(path, os.R_OK | os.X_OK):
+            return None
+        try:
+            return path if os.readlink("self/ns/pid", dir_fd=self.proc.fd) == _FIRST_PID_NAMESPACE else None
+        except OSError:
+            return None
+
+    def find(self, pids: Sequence[int], skip: Collection[int] = ()) -> dict[int, bool | None]:
+        """
+        Find them.
+
+        Args:
+            pids: The processes that may hold one.
+            skip: Those of them into whose descriptors nobody needs to look.
+
+        Returns:
+            Whether a process holds a VM, None where that may not be looked at; without those of ``skip`` that were
+            not looked at.
+        """
+        self._folders = {}
+        if self.proc.live and _no_vm():
+            self.how = How.NONE
+            return dict.fromkeys(pids, False)
+        listed = self._listed(frozenset(pids)) if self._debugfs else None
+        if listed is not None:
+            self.how, self._folders = How.DEBUGFS, listed
+            return {pid: pid in listed for pid in pids}
+        self.how = How.DESCRIPTORS
+        looked = [pid for pid in pids if pid not in skip]
+        found = self.proc.holders(looked, VM_LINK)
+        return {pid: _held(found, pid) for pid in looked}
+
+    def vcpus(self, pid: int) -> dict[int, int] | None:
+        """
+        The vCPU threads of a VM as the kernel lists them.
+
+        Args:
+            pid: The process, one that :meth:`find` found.
+
+        Returns:
+            Thread number by vcpu_id, 0 for a vCPU that never ran; None where the kernel does not tell. A process with
+            several VMs has none that could be called its vCPU 0.
+        """
+        folders = self._folders.get(pid, [])
+        if len(folders) != 1:
+            return None
+        folder = f"{self._debugfs}/{folders[0]}"
+        try:
+            names = [match for match in map(_VCPU_FOLDER.fullmatch, os.listdir(folder)) if match]
+            return {int(name[1]): _number(f"{folder}/{name[0]}/pid") for name in names} or None
+        except (OSError, ValueError):
+            return None  # before Linux 5.18 it has no such file
+
+    def _listed(self, pids: frozenset[int]) -> dict[int, list[str]] | None:
+        """By process its VMs' folders; None where the list leaves a VM's holder open."""
+        try:
+            names = os.listdir(self._debugfs)
+        except OSError:
+            return None
+        found: dict[int, list[str]] = {}
+        for match in filter(None, map(_VM_FOLDER.fullmatch, names)):
+            creator = int(match[1])
+            try:
+                link = os.readlink(f"{creator}/fd/{match[2]}", dir_fd=self.proc.fd)
+            except OSError:
+                return None
+            pid = creator if creator in pids else self.proc.process_of(creator)
+            if link != VM_LINK or pid is None:
+                return None
+            found.setdefault(pid, []).append(match[0])
+        return found
+
+
+def _held(found: Mapping[int, int | OSError], pid: int) -> bool | None:
+    held = found.get(pid)
+    return None if isinstance(held, OSError) else held is not None
+
+
+def _no_vm() -> bool:
+    """Whether no VM can exist: KVM has no device, or no module of it is in use."""
+    if not os.path.exists(_MISC):
+        return not os.path.exists(f"{_MODULES}/kvm")
+    counts = []
+    for name in ("kvm_intel", "kvm_amd"):  # a VM and each of its descriptors use the vendor's module
+        if os.path.exists(f"{_MODULES}/{name}"):
+            try:
+                counts.append(_number(f"{_MODULES}/{name}/refcnt"))
+            except (OSError, ValueError):
+                return False  # built in, so that nobody counts
+    others = {name for name in os.listdir(_MODULES) if name.startswith("kvm_")} - {"kvm_intel", "kvm_amd"}
+    return bool(counts) and not any(counts) and not others
+
+
+def _number(path: str) -> int:
+    with open(path, encoding="ascii") as file:
+        return int(file.read(32))
+
+
+def _mounted(proc: Proc) -> bool:
+    """Whether what is mounted there is debugfs."""
+    for line in (proc.read("self/mountinfo", 1 << 20) or b"").splitlines():
+        words = line.split(b" ")
+        if len(words) > 5 and words[4] == _DEBUGFS.encode():
+            return line.partition(b" - ")[2].startswith(b"debugfs ")
+    return False
