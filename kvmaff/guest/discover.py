@@ -8,6 +8,7 @@ guest of which nothing has changed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -187,7 +188,7 @@ class Discovery:
         names = [task for task, _ in own]
         vmm = evidence.vmm or self._by_threads(names) or QEMU
         words = (self._proc.read(f"{pid}/cmdline", _CMDLINE) or b"").split(b"\0")
-        most = _max_vcpus(words)
+        smp = _smp(words)
         vcpus = self._examiner.holders.vcpus(pid)
         told = roles_of(vmm, names, vcpus)
         threads = [
@@ -222,10 +223,10 @@ class Discovery:
                 told,
                 vcpus,
                 held=lambda: self._examiner.vcpu_descriptors(pid),
-                most=most,
+                most=_possible(smp),
             ),
             threads=tuple(threads),
-            max_vcpus=most,
+            max_vcpus=smp.get(b"maxcpus"),
         )
         return guest, vcpus is None or 0 not in vcpus.values()
 
@@ -257,15 +258,23 @@ def _name(words: Sequence[bytes], vmm: Vmm) -> str | None:
     return printable(name.replace(b"\0", b",")) or None
 
 
-def _max_vcpus(words: Sequence[bytes]) -> int | None:
-    """Return QEMU's ``-smp …,maxcpus=N``; several options merge, the last one wins."""
-    found = None
+def _smp(words: Sequence[bytes]) -> dict[bytes, int]:
+    """Return the numbers of QEMU's ``-smp [cpus=]N,maxcpus=N,…``; several options merge, the last one wins."""
+    found: dict[bytes, int] = {}
     for word, following in pairwise(words):
         if word in (b"-smp", b"--smp"):
-            for part in following.split(b","):
-                match = re.fullmatch(rb"maxcpus=([0-9]{1,4})", part)
-                found = int(match[1]) if match and 0 < int(match[1]) <= MAX_VCPUS else found
-    return found
+            for place, part in enumerate(following.split(b",")):
+                key, equals, value = part.rpartition(b"=")
+                if (equals or place == 0) and re.fullmatch(rb"[0-9]{1,4}", value):
+                    found[key or b"cpus"] = int(value)
+    return {key: value for key, value in found.items() if 0 < value <= MAX_VCPUS}
+
+
+def _possible(smp: dict[bytes, int]) -> int | None:
+    """How many vCPUs there can be: what is said, else all places of the topology (hw/core/machine-smp.c)."""
+    if b"maxcpus" in smp or not smp:
+        return smp.get(b"maxcpus")
+    return max(smp.get(b"cpus", 1), math.prod(value for key, value in smp.items() if key != b"cpus"))
 
 
 def _uuid(words: Sequence[bytes]) -> str | None:

@@ -45,7 +45,8 @@ def guests_table(guests: Sequence[Guest], *, every_thread: bool = False) -> Tabl
         The table.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("guest", "pid", "VMM", "KVM", "role", "thread", "may run on", "last on"):
+    titles = ["guest", "pid", "VMM", "KVM", "role", "thread", "may run on", "last on"]
+    for title in (*titles, "role told by") if every_thread else titles:
         table.add_column(title, overflow="fold")
     for guest in guests:
         head = [
@@ -55,7 +56,8 @@ def guests_table(guests: Sequence[Guest], *, every_thread: bool = False) -> Tabl
             Text({True: "yes", False: "no", None: "unknown"}[guest.kvm]),
         ]
         for group in _groups(guest.threads, every_thread=every_thread):
-            table.add_row(*head, *_thread_cells(group))
+            told = [Text(group[0].source or "-")] if every_thread else []
+            table.add_row(*head, *_thread_cells(group), *told)
             head = [Text("")] * 4
         table.add_section()
     return table

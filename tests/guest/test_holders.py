@@ -1,0 +1,235 @@
+"""Who holds a VM and which thread runs which vCPU, by the kernel's word: real KVM, debugfs for the test alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvmaff.cpuset import CpuSet
+from kvmaff.guest.discover import Discovery
+from kvmaff.guest.guest import Guest
+from kvmaff.guest.holders import How
+from kvmaff.testing.microvm import Microvm, Mode
+
+from ..conftest import needs_qemu, needs_root
+
+needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs /dev/kvm")
+
+# What a script says of guests, without those of others
+_SAY = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+from kvmaff.guest.discover import Discovery
+from tests.conftest import qmp, start_qemu
+
+def said(discovery, pids):
+    found = {guest.pid: guest for guest in discovery.find(pids)}
+    return [
+        {
+            "kvm": guest.kvm,
+            "verified": guest.verified,
+            "doubt": guest.doubt,
+            "vcpus": [[thread.index, thread.tid, thread.source] for thread in guest.vcpus],
+            "others": sorted({thread.role for thread in guest.threads} - {"vcpu"}),
+        }
+        for guest in map(found.get, pids)
+        if guest
+    ]
+"""
+
+
+def _apart(script: str, *words: str, kind: str = "debugfs") -> Any:
+    """Run a script where debugfs, or what only is in its place, is mounted; nobody else sees that."""
+    mount = f'mount -t {kind} none /sys/kernel/debug && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", _SAY + script, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        timeout=120,
+    )
+    assert 0 == done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+_QEMU = """
+folder = Path(sys.argv[1])
+words = ("-qmp", f"unix:{folder}/q,server=on,wait=off", "-smp", sys.argv[2])
+started = start_qemu(f"x,debug-threads={sys.argv[3]}", vcpus=int(sys.argv[4]), extra=words)
+try:
+    with Discovery(stats=True) as discovery:
+        paused = said(discovery, [started.pid])
+        qmp(folder / "q", {"execute": "cont"})
+        deadline = time.monotonic() + 20
+        while True:
+            running = said(discovery, [started.pid])
+            if int(sys.argv[4]) == sum(source == "debugfs" for _, _, source in running[0]["vcpus"]):
+                break
+            assert time.monotonic() < deadline, running
+            time.sleep(0.02)
+        before = discovery.find([started.pid])[0]
+        while (again := discovery.find([started.pid])[0]) is not before:  # names settle
+            assert time.monotonic() < deadline
+            before = again
+        vcpus = qmp(folder / "q", {"execute": "query-cpus-fast"})[0]
+        truth = [[one["cpu-index"], one["thread-id"]] for one in vcpus]
+        print(json.dumps([discovery.holders, paused, running, truth, started.accel]))
+finally:
+    started.process.kill()
+"""
+
+
+@needs_root
+@needs_qemu
+@needs_kvm
+@pytest.mark.parametrize("names", ["on", "off"])
+@pytest.mark.parametrize("smp", ["3", "6,sockets=2,cores=3,threads=1"])
+def test_vcpus_as_qemu_says(tmp_path: Path, names: str, smp: str) -> None:
+    """With and without thread names, APIC ids with gaps too, each vCPU's thread is the one that QMP tells."""
+    count = int(smp[0])
+    how, paused, running, truth, accel = _apart(_QEMU, str(tmp_path), smp, names, str(count))
+    assert "kvm" == accel
+    assert How.DEBUGFS == how
+    (now,) = running
+    assert (True, True, None) == (now["kvm"], now["verified"], now["doubt"])
+    assert truth == [[index, tid] for index, tid, _ in now["vcpus"]]
+    assert list(range(count)) == [index for index, _, _ in now["vcpus"]]
+    (then,) = paused  # no vCPU has run yet, so that the kernel knows no thread
+    if names == "on":
+        assert [[n, tid, "name"] for n, tid in truth] == then["vcpus"]
+        assert then["doubt"] is None
+    else:
+        assert [] == then["vcpus"]
+        assert "debugfs" in then["doubt"]
+
+
+_PASSED_ON = """
+import fcntl
+VM, LINK = 0xAE01, "anon_inode:kvm-vm"
+script = '''
+import fcntl, os, sys, time
+vm = fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), 0xAE01, 0)
+if sys.argv[1] == "moved":
+    os.dup2(vm, 200)
+    os.close(vm)
+print("up", flush=True)
+time.sleep(60)
+'''
+started = subprocess.Popen([sys.executable, "-c", script, sys.argv[1]], stdout=subprocess.PIPE)
+try:
+    started.stdout.readline()
+    with Discovery() as discovery:
+        found = said(discovery, [started.pid])
+        print(json.dumps([discovery.holders, found[0]["kvm"], found[0]["verified"]]))
+finally:
+    started.kill()
+"""
+
+
+@needs_root
+@needs_kvm
+@pytest.mark.parametrize(
+    ("how", "kind", "moved"),
+    [
+        (How.DEBUGFS, "debugfs", "kept"),
+        (How.DESCRIPTORS, "debugfs", "moved"),
+        (How.DESCRIPTORS, "tmpfs", "kept"),
+    ],
+)
+def test_a_holder_is_found(how: How, kind: str, moved: str) -> None:
+    """Whoever holds a VM is found: where debugfs leaves its holder open, or is none, by reading descriptors."""
+    assert [how, True, True] == _apart(_PASSED_ON, moved, kind=kind)
+
+
+@needs_kvm
+def test_a_process_becomes_a_guest_and_ceases_to_be_one() -> None:
+    """What was no guest a moment ago is found when it opens a VM: nothing is remembered against a process."""
+    script = (
+        "import fcntl, os, sys\n"
+        "sys.stdin.readline()\n"
+        "kvm = os.open('/dev/kvm', os.O_RDWR)\n"
+        "vm = fcntl.ioctl(kvm, 0xAE01, 0)\n"
+        "print('up', flush=True)\nsys.stdin.readline()\nos.close(vm)\nprint('down', flush=True)\nsys.stdin.readline()\n"
+    )
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process,
+        Discovery() as discovery,
+    ):
+        assert process.stdin
+        assert process.stdout
+        try:
+            seen = []
+            for _ in range(3):
+                seen.append(
+                    (
+                        [guest.kvm for guest in discovery.find([process.pid])],
+                        process.pid in discovery.look().evidence,
+                    )
+                )
+                process.stdin.write("\n")
+                process.stdin.flush()
+                process.stdout.readline()
+            assert [([], False), ([True], True), ([], False)] == seen
+        finally:
+            process.kill()
+
+
+@needs_root
+@needs_qemu
+def test_another_program_in_the_same_process() -> None:
+    """exec(2) keeps numbers and inode numbers: names are read anew all the same."""
+    script = (
+        "import ctypes, os, sys\n"
+        "ctypes.CDLL(None).prctl(15, b'CPU 0/KVM', 0, 0, 0)\n"
+        "print('up', flush=True)\nsys.stdin.readline()\n"
+        "os.execvp('qemu-system-x86_64', 'qemu-system-x86_64 -S -accel tcg -nodefaults -display none'.split())\n"
+    )
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process,
+        Discovery() as discovery,
+    ):
+        assert process.stdin
+        assert process.stdout
+        try:
+            process.stdout.readline()
+            assert () == discovery.find([process.pid])
+            process.stdin.write("\n")
+            process.stdin.flush()
+            while not (found := discovery.find([process.pid])):
+                pass
+            assert "CPU 0/KVM" not in {thread.name for guest in found for thread in guest.threads}
+        finally:
+            process.kill()
+
+
+def test_only_what_changed_is_made_anew() -> None:
+    """A guest of which nothing has changed is the same value; one with another mask is not."""
+    with Microvm.start("m", vcpus=2, mode=Mode.HALT) as vm, Discovery(stats=True) as discovery:
+        if not vm.kvm:
+            pytest.skip("/dev/kvm is refused here")
+
+        def same_again() -> Guest:
+            before, after = None, discovery.find([vm.pid])[0]
+            while before is not after:  # names settle, and the last CPU is told once
+                before, after = after, discovery.find([vm.pid])[0]
+            return after
+
+        before = same_again()
+        cpu = min(os.sched_getaffinity(0))
+        os.sched_setaffinity(vm.vcpu_tids[0], {cpu})
+        after = discovery.find([vm.pid])[0]
+        assert CpuSet([cpu]) == after.vcpus[0].mask
+        assert (before == after) == (len(os.sched_getaffinity(0)) == 1)
+        assert before.vcpus[1] == after.vcpus[1]
+        assert after is same_again()
