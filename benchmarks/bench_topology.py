@@ -25,7 +25,6 @@ CPU time is that of the process, in user mode and in the kernel: other load on t
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -34,16 +33,17 @@ import statistics
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from _measure import HERE, Floor, compiled, options, timed, work_folder
 
 from kvmaff.host.reader import host_of, read_host
 from kvmaff.host.tree import FolderTree
 from kvmaff.testing.trees import grid, write_tree
 
-FLOOR = Path(__file__).with_name("topology_floor.c")
+FLOOR = HERE / "topology_floor.c"
 HOSTS = Path(__file__).resolve().parents[2] / "shared" / "hosts"
 BARE = (sys.executable, "-c", "pass")
 IMPORTED = (sys.executable, "-c", "import kvmaff; kvmaff.read_host")
@@ -118,19 +118,12 @@ def floor(program: Path, root: Path, rounds: int) -> tuple[list[float], list[flo
         host_of(tree)
     listed = program.with_name("asked")
     listed.write_text("".join(f"{line}\n" for line in tree.asked))
+    reading = timed(lambda: read_host(root))
     ours, least = [], []
-    with subprocess.Popen([program, root, listed], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin
-        assert process.stdout
+    with Floor(program, program.parent, root, listed) as process:
         for _ in range(rounds):
-            for _ in range(PASSES):
-                process.stdin.write(b".")
-                process.stdin.flush()
-                least.append(int(process.stdout.readline()) / 1e6)
-            for _ in range(PASSES):
-                start = time.perf_counter_ns()
-                read_host(root)
-                ours.append((time.perf_counter_ns() - start) / 1e6)
+            least += [process.ask()[0] / 1e6 for _ in range(PASSES)]
+            ours += [reading() / 1e6 for _ in range(PASSES)]
     return ours, least, len(tree.asked)
 
 
@@ -240,9 +233,7 @@ def _cpus(text: str) -> int:
 
 def main() -> None:
     """Measure, and print the table or the line of JSON."""
-    parser = argparse.ArgumentParser(description="What reading a machine costs.")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
-    parser.add_argument("--rounds", type=int, default=15, help="how often each is timed (15)")
+    parser = options("What reading a machine costs.", rounds=15)
     parser.add_argument("--hosts", type=Path, default=HOSTS, help="the folder of recorded machines")
     asked = parser.parse_args()
 
@@ -252,16 +243,8 @@ def main() -> None:
 
     found: list[dict[str, float]] = []
     with contextlib.ExitStack() as stack:
-        memory = Path("/dev/shm")
-        work = Path(
-            stack.enter_context(
-                tempfile.TemporaryDirectory(
-                    dir=memory if os.access(memory, os.W_OK) else None, prefix="kvmaff-bench-"
-                )
-            )
-        )
-        program = work / "topology_floor"
-        subprocess.run(["cc", "-O2", "-std=gnu11", FLOOR, "-o", program], check=True)
+        work = stack.enter_context(work_folder())
+        program = compiled(FLOOR, work)
         root = recorded(asked.hosts, work)
         if root:
             found.append(measure(program, root.name, root, asked.rounds, say))

@@ -103,6 +103,14 @@ size_t ps_room(int32_t weight);
  * more threads than there is room for (weigh them again), or -errno. */
 long ps_sweep(int proc, const struct ps_sweep *sweep);
 
+/* The names of rows, one after the other, each NUL-terminated (no name holds a NUL). Returns how many bytes they take,
+ * of at most 69 a row. */
+size_t ps_names(const struct ps_task *rows, size_t n, char *text);
+
+/* Open debugfs without mounting it anywhere: the folder is there for whoever has the descriptor (fsopen, Linux 5.2, with
+ * CAP_SYS_ADMIN). Returns a descriptor or -errno. */
+int ps_open_debugfs(void);
+
 /* Read the link `name` of each process, one after the other into `text`, each NUL-terminated, empty where errs[i].
  * Returns how many were read before the room was used up. */
 long ps_links(int proc, const int32_t *pids, size_t n, const char *name, char *text, size_t room, int32_t *errs);

@@ -53,6 +53,20 @@ int ps_open_beneath(int folder, const char *path, int flags)
     return fd < 0 ? -errno : (int)fd;
 }
 
+int ps_open_debugfs(void)
+{
+    /* numbers of linux/mount.h and of the calls, which older headers lack; on every architecture the same */
+    const long fsopen_number = 430, fsconfig_number = 431, fsmount_number = 432;
+    const long cloexec = 1, create = 6, readonly = 0x01, nosuid = 0x02, nodev = 0x04, noexec = 0x08;
+    _cleanup_fd_ int context = (int)syscall(fsopen_number, "debugfs", cloexec);
+    long fd;
+
+    if (context < 0 || syscall(fsconfig_number, context, create, NULL, NULL, 0) < 0)
+        return -errno;
+    fd = syscall(fsmount_number, context, cloexec, readonly | nosuid | nodev | noexec);
+    return fd < 0 ? -errno : (int)fd;
+}
+
 /* A folder that is read entry by entry. */
 struct folder {
     int fd;
@@ -213,7 +227,7 @@ static int parse_stat(const char *text, size_t len, struct ps_task *row)
     if (name > sizeof(row->comm))
         name = sizeof(row->comm);
     memcpy(row->comm, open + 1, name);
-    row->comm_len = (uint8_t)name;
+    row->comm_len = (uint8_t)strnlen(row->comm, name);
     row->state = (uint8_t)close[2];
     at = close + 3;
     for (int field = 4; field <= 39; field++) {
@@ -274,6 +288,6 @@ static int read_comm(int tasks, int32_t tid, struct ps_task *row)
     if ((size_t)got > sizeof(row->comm))
         got = sizeof(row->comm);
     memcpy(row->comm, text, (size_t)got);
-    row->comm_len = (uint8_t)got;
+    row->comm_len = (uint8_t)strnlen(row->comm, (size_t)got); /* a recorded file may hold anything */
     return 0;
 }

@@ -186,6 +186,18 @@ static void divide(const struct ps_sweep *sweep, int proc, struct slice *slices,
     }
 }
 
+size_t ps_names(const struct ps_task *rows, size_t n, char *text)
+{
+    char *at = text;
+
+    for (size_t i = 0; i < n; i++) {
+        memcpy(at, rows[i].comm, rows[i].comm_len);
+        at += rows[i].comm_len;
+        *at++ = 0;
+    }
+    return (size_t)(at - text);
+}
+
 enum { MAX_THREADS = 16 };
 
 long ps_sweep(int proc, const struct ps_sweep *sweep)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     )
     from kvmaff.formats.capture import Captured
     from kvmaff.formats.specs import SpecEntry, read_specs
-    from kvmaff.guest.guest import Guest, GuestThread, Role
+    from kvmaff.guest.discover import Discovery
+    from kvmaff.guest.guest import Guest, GuestThread, Role, Source
     from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
     from kvmaff.guest.vmm import Vmm
     from kvmaff.hooks.manager import PluginManager
@@ -61,6 +62,7 @@ __all__ = [
     "CpuSet",
     "CpuTextError",
     "Demand",
+    "Discovery",
     "EmulatorPolicy",
     "Grain",
     "Grant",
@@ -99,6 +101,7 @@ __all__ = [
     "RequestError",
     "Role",
     "Score",
+    "Source",
     "SpecEntry",
     "SpecError",
     "Strategy",
@@ -150,7 +153,8 @@ _HOMES = {
         "SpecError",
         "Unsupported",
     ),
-    "kvmaff.guest.guest": ("Guest", "GuestThread", "Role"),
+    "kvmaff.guest.discover": ("Discovery",),
+    "kvmaff.guest.guest": ("Guest", "GuestThread", "Role", "Source"),
     "kvmaff.guest.spec": ("EmulatorPolicy", "GuestCell", "GuestSpec", "ThreadPolicy", "VcpuPolicy"),
     "kvmaff.guest.vmm": ("Vmm",),
     "kvmaff.hooks.manager": ("PluginManager",),

@@ -119,6 +119,7 @@ class Discovery:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._examiner.holders.close()
         self._proc.__exit__(kind, error, trace)
 
     @property

@@ -4,9 +4,9 @@ Who holds a KVM VM: what no process can claim.
 Three ways, the cheapest that can be trusted here first:
 
 * no VM exists at all: KVM is not there, or nothing uses its modules;
-* debugfs: the kernel lists each VM as ``kvm/<tid of its creator>-<descriptor>`` with the thread of each vCPU in
-  ``vcpuN/pid`` (virt/kvm/kvm_main.c). Believed only where each listed descriptor is found to be a VM: a VM whose
-  creator ended or closed it is held by somebody else;
+* debugfs, mounted or not: the kernel lists each VM as ``kvm/<tid of its creator>-<descriptor>`` with the thread of each
+  vCPU in ``vcpuN/pid`` (virt/kvm/kvm_main.c). Believed only where each listed descriptor is found to be a VM: a VM
+  whose creator ended or closed it is held by somebody else;
 * descriptors: every link of every process is read.
 
 Numbers in debugfs are those of the first pid namespace; in another one it is left alone. The N of ``vcpuN`` is KVM's
@@ -20,8 +20,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-import attrs
-
+from kvmaff.kernel.debugfs import open_debugfs
 from kvmaff.kernel.scan import Proc
 
 __all__ = ["Holders", "How"]
@@ -31,7 +30,6 @@ _VM_FOLDER = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
 _VCPU_FOLDER = re.compile(r"vcpu([0-9]{1,10})")
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 """PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
-_DEBUGFS = "/sys/kernel/debug"
 _MISC = "/sys/class/misc/kvm"
 _MODULES = "/sys/module"
 
@@ -44,7 +42,6 @@ class How(enum.StrEnum):
     DESCRIPTORS = "descriptors"
 
 
-@attrs.define
 class Holders:
     """
     Finds the processes that hold a VM.
@@ -53,21 +50,17 @@ class Holders:
         proc: The open /proc.
     """
 
-    proc: Proc
-    how: How = How.DESCRIPTORS
-    """How the last search went."""
-    _folders: dict[int, list[str]] = attrs.field(factory=dict, init=False)
-    _debugfs: str | None = attrs.field(init=False)
+    def __init__(self, proc: Proc) -> None:
+        self.how = How.DESCRIPTORS  # how the last search went
+        self._proc = proc
+        self._folders: dict[int, list[str]] = {}
+        self._debugfs = open_debugfs("kvm") if proc.live and _first_namespace(proc) else None
 
-    @_debugfs.default
-    def _find_debugfs(self) -> str | None:
-        path = f"{_DEBUGFS}/kvm"
-        if not self.proc.live or not _mounted(self.proc) or not os.access(path, os.R_OK | os.X_OK):
-            return None
-        try:
-            return path if os.readlink("self/ns/pid", dir_fd=self.proc.fd) == _FIRST_PID_NAMESPACE else None
-        except OSError:
-            return None
+    def close(self) -> None:
+        """Let go of debugfs."""
+        if self._debugfs is not None:
+            os.close(self._debugfs)
+            self._debugfs = None
 
     def find(self, pids: Sequence[int], skip: Collection[int] = ()) -> dict[int, bool | None]:
         """
@@ -82,16 +75,16 @@ class Holders:
             not looked at.
         """
         self._folders = {}
-        if self.proc.live and _no_vm():
+        if self._proc.live and _no_vm():
             self.how = How.NONE
             return dict.fromkeys(pids, False)
-        listed = self._listed(frozenset(pids)) if self._debugfs else None
+        listed = None if self._debugfs is None else self._listed(self._debugfs, frozenset(pids))
         if listed is not None:
             self.how, self._folders = How.DEBUGFS, listed
             return {pid: pid in listed for pid in pids}
         self.how = How.DESCRIPTORS
         looked = [pid for pid in pids if pid not in skip]
-        found = self.proc.holders(looked, VM_LINK)
+        found = self._proc.holders(looked, VM_LINK)
         return {pid: _held(found, pid) for pid in looked}
 
     def vcpus(self, pid: int) -> dict[int, int] | None:
@@ -106,29 +99,34 @@ class Holders:
             several VMs has none that could be called its vCPU 0.
         """
         folders = self._folders.get(pid, [])
-        if len(folders) != 1:
+        if len(folders) != 1 or self._debugfs is None:
             return None
-        folder = f"{self._debugfs}/{folders[0]}"
         try:
-            names = [match for match in map(_VCPU_FOLDER.fullmatch, os.listdir(folder)) if match]
-            return {int(name[1]): _number(f"{folder}/{name[0]}/pid") for name in names} or None
+            fd = os.open(folders[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._debugfs)
+        except OSError:
+            return None
+        try:
+            names = [match for match in map(_VCPU_FOLDER.fullmatch, os.listdir(fd)) if match]
+            return {int(name[1]): _number(f"{name[0]}/pid", fd) for name in names} or None
         except (OSError, ValueError):
             return None  # before Linux 5.18 it has no such file
+        finally:
+            os.close(fd)
 
-    def _listed(self, pids: frozenset[int]) -> dict[int, list[str]] | None:
+    def _listed(self, debugfs: int, pids: frozenset[int]) -> dict[int, list[str]] | None:
         """By process its VMs' folders; None where the list leaves a VM's holder open."""
         try:
-            names = os.listdir(self._debugfs)
+            names = os.listdir(debugfs)
         except OSError:
             return None
         found: dict[int, list[str]] = {}
         for match in filter(None, map(_VM_FOLDER.fullmatch, names)):
             creator = int(match[1])
             try:
-                link = os.readlink(f"{creator}/fd/{match[2]}", dir_fd=self.proc.fd)
+                link = os.readlink(f"{creator}/fd/{match[2]}", dir_fd=self._proc.fd)
             except OSError:
                 return None
-            pid = creator if creator in pids else self.proc.process_of(creator)
+            pid = creator if creator in pids else self._proc.process_of(creator)
             if link != VM_LINK or pid is None:
                 return None
             found.setdefault(pid, []).append(match[0])
@@ -155,15 +153,16 @@ def _no_vm() -> bool:
     return bool(counts) and not any(counts) and not others
 
 
-def _number(path: str) -> int:
-    with open(path, encoding="ascii") as file:
-        return int(file.read(32))
+def _number(path: str, folder: int | None = None) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        return int(os.read(fd, 32))
+    finally:
+        os.close(fd)
 
 
-def _mounted(proc: Proc) -> bool:
-    """Whether what is mounted there is debugfs."""
-    for line in (proc.read("self/mountinfo", 1 << 20) or b"").splitlines():
-        words = line.split(b" ")
-        if len(words) > 5 and words[4] == _DEBUGFS.encode():
-            return line.partition(b" - ")[2].startswith(b"debugfs ")
-    return False
+def _first_namespace(proc: Proc) -> bool:
+    try:
+        return os.readlink("self/ns/pid", dir_fd=proc.fd) == _FIRST_PID_NAMESPACE
+    except OSError:
+        return False

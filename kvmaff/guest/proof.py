@@ -70,7 +70,8 @@ class Examiner:
         self._vmms = vmms
         self._vouched = {one: known for known in reversed(vmms) for one in known.vouched}
         self._known: dict[bytes, Vmm | None] = {}
-        self._trust: dict[int, tuple[object, str | None]] = {}
+        self._trust: dict[object, str | None] = {}
+        self._files: dict[int, object] = {}
         self._programs: dict[int, object] = {}
 
     def examine(
@@ -99,6 +100,7 @@ class Examiner:
                 paths[pid] = path
             elif error in (errno.EACCES, errno.EPERM):
                 hidden.append(pid)  # any other error: a kernel thread, a zombie, or gone
+        self._files = {}
         byexe = {pid: vmm for pid, path in paths.items() if (vmm := self._vmm_of(path)) is not None}
         trust = {pid: self._believed(pid, paths[pid]) for pid in byexe}
         proved = () if always else {pid for pid, why in trust.items() if why is None}
@@ -117,10 +119,10 @@ class Examiner:
                 )
                 if claim:
                     found[pid] = claim
-        programs = {pid: (paths.get(pid), self._trust.get(pid, (None,))[0]) for pid in found}
+        programs = {pid: (paths.get(pid), self._files.get(pid)) for pid in found}
         changed = {pid for pid, now in programs.items() if self._programs.get(pid, now) != now}
         self._programs = dict(programs)
-        self._trust = {pid: known for pid, known in self._trust.items() if pid in byexe}
+        self._trust = {self._files[pid]: self._trust[self._files[pid]] for pid in trust if pid in self._files}
         return dict(sorted(found.items())), changed
 
     def vcpu_descriptors(self, pid: int) -> frozenset[int]:
@@ -165,16 +167,15 @@ class Examiner:
         if not self._proc.live:
             # a recorded link leads to this machine's files, if anywhere: it proves nothing
             return "a recording shows no more than its name"
-        shown = printable(path)
         try:
             info = os.stat(f"{pid}/exe", dir_fd=self._proc.fd)
         except OSError as error:
-            return f"its executable {shown} cannot be looked at: {error.strerror}"
+            return f"its executable {printable(path)} cannot be looked at: {error.strerror}"
         key = (path, info.st_dev, info.st_ino, info.st_mode, info.st_uid, info.st_nlink, info.st_ctime_ns)
-        known = self._trust.get(pid)
-        if known is None or known[0] != key:
-            known = self._trust[pid] = (key, _distrust(self._proc, pid, os.fsdecode(path), info))
-        return known[1]
+        if key not in self._trust or not info.st_nlink:  # without a name it depends on the process
+            self._trust[key] = _distrust(self._proc, pid, os.fsdecode(path), info)
+        self._files[pid] = key
+        return self._trust[key]
 
     def _claims(
         self, pids: Iterable[int], paths: Mapping[int, bytes], held: Mapping[int, bool | None]

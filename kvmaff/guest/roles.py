@@ -19,7 +19,7 @@ from kvmaff.kernel.tasks import PF_WORKER, Task
 
 __all__ = ["Told", "doubt_of", "roles_of"]
 
-_ADVICE = "start it with -name …,debug-threads=on, or (under KVM) mount debugfs on /sys/kernel/debug"
+_ADVICE = "start it with -name …,debug-threads=on, or (under KVM) ask as root, to whom debugfs tells them"
 
 
 @attrs.frozen(kw_only=True)

@@ -6,13 +6,14 @@ A value for each of ten thousand threads costs as much as asking the kernel for 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, overload
 
 import attrs
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.kernel.native import ffi
+from kvmaff.kernel.native import ffi, lib
 from kvmaff.kernel.text import printable
 
 __all__ = ["PF_KTHREAD", "PF_NO_SETAFFINITY", "PF_WORKER", "Masks", "Task", "Tasks"]
@@ -25,8 +26,9 @@ PF_WORKER = 0x00004000 | 0x00000010
 """Flags of a kernel worker inside a process: PF_USER_WORKER (vhost, kvm-nx-lpage) and PF_IO_WORKER."""
 
 _ROW = ffi.sizeof("struct ps_task")
+_FIELDS = struct.Struct("@QQ8xIiiii4x2xBB68s")  # struct ps_task, but for since, mask_err, told and settled
 _INTS = _ROW // 4
-_NAME, _LENGTH = ffi.offsetof("struct ps_task", "comm"), ffi.offsetof("struct ps_task", "comm_len")
+_NAME = ffi.sizeof(ffi.typeof("struct ps_task").fields[-1][1].type)
 
 
 @attrs.frozen(kw_only=True)
@@ -78,6 +80,7 @@ class Masks(Sequence[CpuSet | None]):
         self.words = words
         self._count = count
         self._errors = errors
+        self._made: dict[bytes, CpuSet] = {}  # thousands of threads have a few masks
 
     def __len__(self) -> int:
         return self._count
@@ -90,7 +93,12 @@ class Masks(Sequence[CpuSet | None]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
         place = _place(index, self._count)
-        return None if self._errors[place] else CpuSet.from_words(self.words_of(place))
+        if self._errors[place]:
+            return None
+        raw = self.words_of(place)
+        if raw not in self._made:
+            self._made[raw] = CpuSet.from_words(raw)
+        return self._made[raw]
 
     def words_of(self, place: int) -> bytes:
         """
@@ -162,17 +170,20 @@ class Tasks(Sequence[Task]):
     def __getitem__(self, index: int | slice) -> Task | list[Task]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
-        row = self.rows[_place(index, self._count)]
+        # a field at a time of cffi's costs four times as much as all of them at once
+        ino, start, flags, pid, tid, cpu, err, state, length, comm = _FIELDS.unpack_from(
+            self._raw, _place(index, self._count) * _ROW
+        )
         return Task(
-            pid=row.pid,
-            tid=row.tid,
-            ino=row.ino,
-            start=row.start,
-            name=printable(bytes(ffi.buffer(row.comm, row.comm_len))),
-            flags=row.flags,
-            state=chr(row.state) if row.state else "",
-            cpu=row.cpu if row.cpu >= 0 else None,
-            error=-row.err,
+            pid=pid,
+            tid=tid,
+            ino=ino,
+            start=start,
+            name=printable(comm[:length]),
+            flags=flags,
+            state=chr(state) if state else "",
+            cpu=cpu if cpu >= 0 else None,
+            error=-err,
         )
 
     @property
@@ -204,9 +215,9 @@ class Tasks(Sequence[Task]):
         Returns:
             One for each thread, in order: raw bytes that may hold anything.
         """
-        raw = bytes(self._raw)
-        starts = range(_NAME, len(raw), _ROW)
-        return [raw[at : at + length] for at, length in zip(starts, raw[_LENGTH::_ROW], strict=True)]
+        text = _uncleared("char[]", (_NAME + 1) * self._count or 1)
+        used = lib.ps_names(self.rows, self._count, text)
+        return bytes(ffi.buffer(text, used)).split(b"\0")[:-1]
 
     def raw(self, first: int, count: int) -> bytes:
         """
@@ -224,6 +235,9 @@ class Tasks(Sequence[Task]):
     def _column(self, field: str) -> memoryview:
         """One 32-bit field of all rows, not copied."""
         return self._raw.cast("i")[ffi.offsetof("struct ps_task", field) // 4 :: _INTS]
+
+
+_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def _place(index: int, count: int) -> int:

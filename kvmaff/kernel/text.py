@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 __all__ = ["printable"]
 
 
+@functools.lru_cache(maxsize=4096)  # thousands of threads have a few names
 def printable(raw: bytes, limit: int = 128) -> str:
     """
     Text that a terminal shows as it is.
