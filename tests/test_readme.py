@@ -39,9 +39,9 @@ with Microvm.start("web", vcpus=2, mode=Mode.HALT) as vm:
 @needs_two_cpus
 def test_python_of_the_readme(state_dir: Path) -> None:
     """The five lines decide and bind every guest there is, the lines by hand pin one, and undo restores."""
-    decide, look, by_hand, _ = BLOCKS
+    decide, again, look, by_hand, _ = BLOCKS
     done = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", SCRIPT, decide, look, by_hand],
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", SCRIPT, decide, again, look, by_hand],
         capture_output=True,
         text=True,
         check=False,
