@@ -3,7 +3,8 @@ The lab: a machine that nobody owns, booted by QEMU for tests and for people.
 
 It runs a Debian kernel on any number of sockets, dies, cores, threads and NUMA nodes, on the host's own root file
 system (which it only reads), and commands of this checkout in it. Standard library only, for any Python of 3.11 or
-later; ``python -m tests.lab --help`` for people, ``tests/lab/conftest.py`` for tests.
+later, all but what joins it to pytest (``conftest.py``, ``batch.py``, ``reporter.py``); ``python -m tests.lab --help``
+for people, ``tests/lab/conftest.py`` for tests.
 """
 
 from .errors import BootFailed, CommandFailed, CommandTimeout, LabError, LabUnavailable, MachineDied

@@ -16,6 +16,7 @@ from .lab import Lab
 from .machine import KERNELS, Machine
 
 _PROG = "python -m tests.lab"
+_LONGEST = 10**7  # seconds: what the system can still wait for
 _EXAMPLES = f"""\
 examples:
   {_PROG} --topo 4x4 --append isolcpus=4,5 -- kvmaff demo
@@ -35,6 +36,16 @@ class _Wrong(Exception):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:  # so that a machine's own checks end alike
         raise _Wrong(message)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST:  # nan is neither
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0 and up to {_LONGEST}, not {text!r}")
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,10 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--present", type=int, metavar="N", help="CPUs plugged in; the others could be")
     parser.add_argument("--offline", default="", metavar="CPULIST", help="CPUs to switch off")
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="time for the command (default: no limit)"
+        "--timeout", type=_seconds, metavar="SECONDS", help="time for the command (default: no limit)"
     )
     parser.add_argument(
-        "--boot-timeout", type=float, metavar="SECONDS", help="time for the boot (default: by CPUs)"
+        "--boot-timeout", type=_seconds, metavar="SECONDS", help="time for the boot (default: by CPUs)"
     )
     parser.add_argument("--console", action="store_true", help="show what the kernel said, at the end")
     return parser
@@ -113,6 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:  # a full disk behind standard output, or none
+        _say(f"what the command says cannot be passed on: {error.strerror}")
+        return 1
 
 
 def _run(machine: Machine, command: Sequence[str], options: argparse.Namespace) -> int:

@@ -116,7 +116,8 @@ class Agent:
             try:
                 _become(wanted, child_out, child_err)
             except OSError as error:
-                os.write(2, f"{wanted['argv'][0]}: {error.strerror}\n".encode())
+                missing = wanted["cwd"] if error.filename == wanted["cwd"] else wanted["argv"][0]
+                os.write(2, f"{missing}: {error.strerror}\n".encode(errors="surrogateescape"))
             finally:
                 os._exit(127)
         os.close(child_out)

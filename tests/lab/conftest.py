@@ -69,10 +69,10 @@ def lab(request: pytest.FixtureRequest) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def bootable() -> None:
+def bootable(pytestconfig: pytest.Config) -> None:
     """For tests that boot a machine themselves: skip where that cannot be. They come before those of the mark lab."""
     try:
-        Lab.needs(Machine())
+        pytestconfig.stash[_YARD].needs(Machine())
     except LabUnavailable as error:
         pytest.skip(f"no lab: {error}")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
-
-import attrs
 
 from . import tiny
 
@@ -20,7 +19,7 @@ BOUND_MIB = 64
 _UP_SECONDS = 60
 
 
-@attrs.frozen(kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Started:
     process: subprocess.Popen[bytes]
     said: Path | None

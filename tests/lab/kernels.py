@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import json
 import lzma
 import os
 import re
@@ -27,6 +28,7 @@ from .packages import Apt, read_deb
 __all__ = ["Kernel", "busybox", "cache_folder", "in_order", "kernel", "package"]
 
 _FORMAT = "1"  # of the cache; raised when what is kept changes
+_SIZES = "sizes"  # of all files, by name, beside them; caches of the first days have none
 _MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 _MODULE_FOLDERS = re.compile(r".*/kernel/(?:fs|lib|net/9p|drivers/virtio|drivers/char)/.*\.ko(?:\.xz)?")
 _ELF, _XZ, _ZSTD = b"\x7fELF", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
@@ -92,12 +94,18 @@ def busybox() -> Path:
 
 
 def _kept(what: str, wanted: str, keep: Callable[[Path, Path], None], parts: tuple[str, ...]) -> Path:
-    """Return a folder of the cache, filled from a package where one of its parts is not there."""
+    """Return a folder of the cache, filled from a package where a file of it is not there or not whole."""
     cache = cache_folder() / _FORMAT
     ready = cache / what
 
     def complete() -> bool:
-        return all((ready / part).exists() for part in parts)
+        try:
+            sizes = json.loads((ready / _SIZES).read_bytes())
+            return all((ready / name).stat().st_size == size for name, size in sizes.items())
+        except FileNotFoundError as error:
+            return error.filename == str(ready / _SIZES) and all((ready / part).exists() for part in parts)
+        except (OSError, ValueError):
+            return False
 
     if complete():
         return ready
@@ -110,6 +118,10 @@ def _kept(what: str, wanted: str, keep: Callable[[Path, Path], None], parts: tup
                 download.mkdir()
                 made.mkdir()
                 keep(Apt(cache / "apt").download(wanted, download), made)
+                files = {
+                    str(one.relative_to(made)): one.stat().st_size for one in made.rglob("*") if one.is_file()
+                }
+                (made / _SIZES).write_text(json.dumps(files), encoding="utf-8")
                 for path in made.rglob("*"):
                     _to_disk(path)
                 made.rename(ready)

@@ -2,6 +2,8 @@
 A booted machine, seen from the host.
 
 * It outlives nobody: see ``keeper.py``. What it writes outside of :attr:`Lab.folder` goes to its memory.
+* What the host changes outside of :attr:`Lab.folder` after the boot the machine may never see: it keeps what it has
+  read, also that a file was not there.
 * There are no threads, so that a test may fork as it likes: what the machine says is read while somebody waits for it.
   For one thread at a time.
 """
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Self
 
 from .agent import CHUNK, ERR, EXIT, HEADER, HELLO, OUT, RUN, Frames
-from .environment import inside
+from .environment import CHECKOUT, inside
 from .errors import BootFailed, LabUnavailable, MachineDied
 from .initramfs import initramfs
 from .job import COMMAND_SECONDS, KILL_SECONDS, Job, Result, Sink, tail
@@ -37,6 +39,7 @@ __all__ = ["Lab"]
 
 _HERE = Path(__file__).parent
 _PREFIX = "kvmaff-lab-"
+_ITS_OWN = ("dev", "proc", "run", "sys")  # folders of / that are not the host's
 
 
 class Lab:
@@ -68,12 +71,16 @@ class Lab:
         self._end: MachineDied | None = None
         self._socket, self._far = socket.socketpair()
         self._place = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        # Under its name only when it is held: whoever finds it free may clear all this away
-        self._lock = (self._place / "lock.new").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        (self._place / "lock.new").rename(self._place / "lock")
-        self.folder = self._place / "shared"
-        self.folder.mkdir()
+        try:
+            # Under its name only when it is held: whoever finds it free may clear all this away
+            self._lock = (self._place / "lock.new").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            (self._place / "lock.new").rename(self._place / "lock")
+            self.folder = self._place / "shared"
+            self.folder.mkdir()
+        except BaseException:
+            shutil.rmtree(self._place, ignore_errors=True)
+            raise
 
     @classmethod
     def boot(cls, machine: Machine, *, timeout: float | None = None) -> Self:
@@ -90,7 +97,10 @@ class Lab:
         """
         image, box = cls.needs(machine)
         _sweep()
-        lab = cls(machine)
+        try:
+            lab = cls(machine)
+        except OSError as error:
+            raise BootFailed(f"{machine}: {error}") from error
         try:
             # The interpreter without its virtual environment: the agent needs none of it
             agent = [
@@ -111,6 +121,9 @@ class Lab:
             except MachineDied as error:
                 raise BootFailed(str(error)) from None
             lab.seconds = time.monotonic() - start
+        except OSError as error:  # a full disk, no more processes
+            lab.close()
+            raise BootFailed(f"{machine}: {error}") from error
         except BaseException:
             lab.close()
             raise
@@ -134,6 +147,9 @@ class Lab:
             raise LabUnavailable(f"the host's own programs run in it, on x86-64, not on {platform.machine()}")
         if not shutil.which(QEMU):
             raise LabUnavailable(f"{QEMU} is not installed")
+        for path in (CHECKOUT, Path(os.path.realpath(sys.executable))):
+            if path.parts[1] in _ITS_OWN:
+                raise LabUnavailable(f"{path} is not in the machine, whose /{path.parts[1]} is its own")
         return kernel(machine.kernel), busybox()
 
     def _start_qemu(self, image: Path, first: Path) -> None:

@@ -3,6 +3,7 @@ The machine that is asked for, as a frozen value; nothing is booted here.
 
 Rule: CPUs are numbered as QEMU and the kernel number them, thread by thread, core by core, die by die, socket by
 socket, so that with two threads a core CPUs 4 and 5 are siblings.
+Rule: nodes stand in the order of their first CPU, those without CPUs last: Linux numbers them so, whatever QEMU says.
 Rule: equal values are the same machine, and one boot serves all who ask for it.
 """
 
@@ -18,6 +19,8 @@ KERNELS = ("6.1", "6.12")
 """The kernel series that Debian 12 has, and how they differ: 6.12 remembers masks that a cpuset clips."""
 
 _MAX_CPUS = 255  # of QEMU 7.2 under TCG; more need x2APIC
+_MAX_NODES = 128  # of QEMU
+_MAX_APPEND = 1900  # bytes: Linux takes 2048, with the lab's own words
 _MIN_MEMORY = 384  # MiB, below which the kernel, its modules and an interpreter do not fit
 _NODE_MEMORY = 512
 _SHAPE = re.compile(r"(?:([1-9]\d*)x)?([1-9]\d*)")
@@ -121,6 +124,7 @@ class Machine:
             raise ValueError(f"a machine is NODESxCPUS, as 4x4, or CPUS, as 8, not {shape!r}")
         nodes, cpus = int(found[1] or 1), int(found[2])
         _check_count(nodes * cpus)
+        _check_nodes(nodes)
         dies = 2 if nodes >= 4 and nodes % 2 == 0 else 1
         threads = 2 if cpus % 2 == 0 else 1
         if memory is None:
@@ -161,10 +165,15 @@ class Machine:
             raise ValueError(f"a kernel is one of {', '.join(KERNELS)}, not {self.kernel!r}")
         if not self.append.isprintable():
             raise ValueError(f"the kernel command line is printable and one line, unlike {self.append!r}")
+        if len(self.append.encode()) > _MAX_APPEND:
+            raise ValueError(
+                f"the kernel command line takes {_MAX_APPEND} bytes more, not {len(self.append.encode())}"
+            )
         if not re.fullmatch(r"[\w.+=,-]+", self.cpu):
             raise ValueError(f"a CPU model of QEMU is a name, as Nehalem, not {self.cpu!r}")
 
     def _check_nodes(self) -> None:
+        _check_nodes(len(self.nodes))
         owner: dict[int, int] = {}
         for number, node in enumerate(self.nodes):
             for cpu in cpulist(node.cpus):
@@ -176,6 +185,11 @@ class Machine:
         lost = [cpu for cpu in range(self.cpus) if cpu not in owner]
         if lost:
             raise ValueError(f"CPUs {', '.join(map(str, lost))} are in no node")
+        firsts = [cpulist(node.cpus)[0] if node.cpus else self.cpus for node in self.nodes]
+        if firsts != sorted(firsts):
+            raise ValueError(
+                "nodes stand in the order of their first CPU, those without CPUs last, as Linux has them"
+            )
         if self.memory < _MIN_MEMORY:
             raise ValueError(f"a machine needs {_MIN_MEMORY} MiB or more, not {self.memory}")
 
@@ -225,3 +239,8 @@ class Machine:
 def _check_count(cpus: int) -> None:
     if cpus > _MAX_CPUS:
         raise ValueError(f"a machine has at most {_MAX_CPUS} CPUs, not {cpus}")
+
+
+def _check_nodes(nodes: int) -> None:
+    if nodes > _MAX_NODES:
+        raise ValueError(f"a machine has at most {_MAX_NODES} nodes, not {nodes}")

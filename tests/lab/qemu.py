@@ -35,6 +35,8 @@ def arguments(
 
     * ``thread=single``: with a thread a vCPU Linux 6.12 panics now and then, as it patches its own code.
     * The CPU is an Intel one: under TCG AMD's do not show siblings.
+    * ``min-level=32``: where dies make 31 the CPU's highest leaf, QEMU 10 fails an assertion when the kernel
+      asks for a higher one.
     * 9p is the one file system that Debian's kernels and QEMU share without a daemon.
     * ``panic=-1`` and ``-no-reboot`` make a panic the end of QEMU, at once.
 
@@ -52,7 +54,8 @@ def arguments(
     """
     shape = f"sockets={machine.sockets},dies={machine.dies},cores={machine.cores},threads={machine.threads}"
     words = [QEMU, "-name", "kvmaff-lab,debug-threads=on", "-nodefaults", "-no-user-config", "-no-reboot"]
-    words += ["-display", "none", "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", machine.cpu]
+    words += ["-display", "none", "-machine", "q35", "-accel", "tcg,thread=single"]
+    words += ["-cpu", f"{machine.cpu},min-level=32"]
     words += ["-m", f"{machine.memory}M", "-smp", f"{machine.present_cpus},maxcpus={machine.cpus},{shape}"]
     for number, node in enumerate(machine.nodes):
         numa = f"node,nodeid={number}" + "".join(f",cpus={cpu}" for cpu in cpulist(node.cpus))

@@ -139,6 +139,33 @@ def test_reports(bootable: None, tmp_path: Path) -> None:
     assert "unable to find CPU model 'Nosuch'" in done.stdout
 
 
+def test_what_is_missing_is_asked_for_once(tmp_path: Path) -> None:
+    """Where a kernel cannot be had, which may take minutes to find out, other machines do not try again."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/qemu-system-x86_64").symlink_to("/bin/true")
+    for name, said in (
+        ("apt-cache", "echo busybox-static"),
+        ("apt-get", f"echo x >>{tmp_path}/asked"),
+        ("dpkg-deb", ":"),
+    ):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{said}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    text = """
+import pytest
+from tests.lab import Machine
+@pytest.mark.inside(Machine(cores=2))
+def test_inside(): pass
+@pytest.mark.parametrize("cores", [pytest.param(n, marks=pytest.mark.lab(Machine(cores=n))) for n in (3, 4)])
+def test_lab(lab, cores): pass
+def test_bootable(bootable): pass
+"""
+    done = _pytest(tmp_path, text, PATH=str(tmp_path / "bin"), KVMAFF_LAB_CACHE=str(tmp_path / "cache"))
+    assert 0 == done.returncode, done.stdout
+    assert "4 skipped" in done.stdout
+    assert "no lab: no package linux-image-6.1." in done.stdout
+    assert ["x"] == (tmp_path / "asked").read_text().split()
+
+
 def test_no_lab(tmp_path: Path) -> None:
     """Where no machine can be booted, tests of either kind skip, with the reason."""
     (tmp_path / "bin").mkdir()

@@ -92,10 +92,16 @@ def test_kept_once(cache: Path, archive: type[_FakeApt]) -> None:
 
 @needs_dpkg
 def test_partly_cleared(cache: Path, archive: type[_FakeApt]) -> None:
-    """Where somebody has cleared away a file of it, all of it is fetched again."""
+    """Where a file of it was cleared away or is not whole, all of it is fetched again."""
     kernels.busybox().unlink()
     assert "busy" == kernels.busybox().read_text()
     assert 2 == archive.downloads
+    kernels.busybox().write_text("bu")
+    assert "busy" == kernels.busybox().read_text()
+    assert 3 == archive.downloads
+    (cache / "busybox/sizes").unlink()
+    assert "busy" == kernels.busybox().read_text()
+    assert 3 == archive.downloads
 
 
 @needs_dpkg

@@ -34,7 +34,8 @@ def test_no_such_program(lab: Lab) -> None:
     """A program or a folder that is not there is said to be missing."""
     done = lab.run("/no/such", "word")
     assert (127, "/no/such: No such file or directory\n") == (done.code, done.stderr)
-    assert 127 == lab.run("true", cwd="/no/such").code
+    done = lab.run("true", cwd="/no/folder")
+    assert (127, "/no/folder: No such file or directory\n") == (done.code, done.stderr)
 
 
 @small

@@ -24,6 +24,11 @@ from .environment import CHECKOUT
         (["--topo", "4y4", "--", "true"], "a machine is NODESxCPUS, as 4x4, or CPUS, as 8, not '4y4'"),
         (["--kernel", "5.10", "--", "true"], "a kernel is one of 6.1, 6.12, not '5.10'"),
         (["--memory", "much", "--", "true"], "argument --memory: invalid int value: 'much'"),
+        (["--timeout", "nan", "--", "true"], "argument --timeout: a number of seconds above 0"),
+        (["--timeout", "inf", "--", "true"], "argument --timeout: a number of seconds above 0"),
+        (["--boot-timeout", "0", "--", "true"], "argument --boot-timeout: a number of seconds above 0"),
+        (["--boot-timeout", "soon", "--", "true"], "argument --boot-timeout: a number of seconds above 0"),
+        (["--topo", "129x1", "--", "true"], "a machine has at most 128 nodes, not 129"),
         (["--offline", "0", "--", "true"], "all but CPU 0 can be offline, not 0"),
     ],
 )
@@ -59,6 +64,42 @@ def test_the_commands_own(bootable: None) -> None:
     assert 1 == done.stdout.count("\n")
     assert "\nerr\n" in done.stderr
     assert done.stderr.startswith("lab: 4 CPUs (2x1x1x2), 2 nodes, Linux 6.12, isolcpus=2 isolcpus=3: 6.12.")
+
+
+def test_any_interpreter() -> None:
+    """The library takes the standard library alone; only what joins it to pytest takes more."""
+    folder = CHECKOUT / "tests/lab"
+    taken = {"conftest", "batch", "reporter"}
+    names = [f.stem for f in folder.glob("*.py") if not f.stem.startswith("test_") and f.stem not in taken]
+    imports = "".join(f"import tests.lab.{name}\n" for name in names)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", imports], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_nowhere_to_write(bootable: None, tmp_path: Path) -> None:
+    """A full disk, behind standard output or where the machine's files go, is said and is 1."""
+    with open("/dev/full", "wb") as full:
+        words = _words("--topo", "1", "--", "echo", "hi")
+        done = subprocess.run(
+            words, cwd=CHECKOUT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert 1 == done.returncode
+    assert done.stderr.endswith("lab: what the command says cannot be passed on: No space left on device\n")
+    limited = [
+        "sh",
+        "-c",
+        'ulimit -f 100 && trap "" XFSZ && exec "$@"',
+        "sh",
+        *_words("--topo", "1", "--", "true"),
+    ]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(limited, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+    assert 1 == done.returncode
+    assert done.stderr.endswith("File too large\n")
+    assert 1 == done.stderr.count("\n")
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_does_not_boot(bootable: None) -> None:
