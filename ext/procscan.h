@@ -59,7 +59,8 @@ struct ps_sweep {
     struct ps_task *rows;       /* out: process by process, threads in ascending order */
     uint64_t *masks;            /* out: words for each row */
     size_t cap;                 /* room for that many rows: the sum of ps_room over the weights */
-    int32_t *counts;            /* out, for each process: how many threads, or -errno where they could not be listed */
+    int32_t *counts;            /* out, for each process: how many threads, or -errno where they could not be listed;
+                                   left as it is where the room was used up before */
 };
 
 /* What became of one thread that was to be bound. */
@@ -71,7 +72,9 @@ enum ps_outcome {
     PS_GONE,           /* the thread ended, or its number now belongs to another one */
     PS_MOVED,          /* its mask was not the expected one: somebody else is at work; left alone */
     PS_REFUSED,        /* the kernel said no: see `err` */
-    PS_STRAY           /* set, and then the number belonged to another thread: see `err` */
+    PS_UNSURE,         /* set, and then it could not be read back or proved: see `err` */
+    PS_STRAY           /* set, and then the number belonged to another thread: see `after`, which is what was expected
+                          if that could be put back */
 };
 
 struct ps_bind {
@@ -112,7 +115,7 @@ size_t ps_names(const struct ps_task *rows, size_t n, char *text);
 int ps_open_debugfs(void);
 
 /* Read the link `name` of each process, one after the other into `text`, each NUL-terminated, empty where errs[i].
- * Returns how many were read before the room was used up. */
+ * Returns how many were read before the room was used up; one takes up to PATH_MAX (4,096) bytes. */
 long ps_links(int proc, const int32_t *pids, size_t n, const char *name, char *text, size_t room, int32_t *errs);
 
 /* Find for each process the first descriptor whose link is `link`; -1 where it has none, or errs[i]. */
@@ -130,10 +133,12 @@ void ps_prepare(const struct ps_task *tasks, size_t n, struct ps_bind *rows);
 
 /* Bind n threads; those of one process stand together, in ascending order. For each process: list its threads, so
  * that each number is proved to name the expected one; then read the mask of each, keep it where it is want[i], leave
- * it alone (PS_MOVED) where it is not expect[i], else set want[i] and read it back into after[i]; list the threads
- * again, so that a number that changed hands in between is known. `sure` is a time in clock ticks after boot: a thread
- * that started before it is known by its start alone, as any later owner of its number started later; a younger one is
- * known by its inode number too. `expect` may be NULL: any mask is replaced.
+ * it alone (PS_MOVED) where it is not expect[i], else set want[i] and read it back into after[i]; a thread whose turn
+ * comes long after the listing is proved once more by itself; list the threads again, so that a number that changed
+ * hands in between is known. `sure` is a time in clock ticks after boot: a thread that started before it is known by
+ * its start alone, as any later owner of its number started later; a younger one, or one whose start was not read, is
+ * known by its inode number only, and is called PS_GONE where the kernel has dropped its caches since. `expect` may be
+ * NULL: any mask is replaced.
  * Returns how many are PS_SET or PS_KEPT, or -errno. */
 long ps_bind(int proc, struct ps_bind *rows, size_t n, uint64_t sure,
              const uint64_t *expect, const uint64_t *want, uint64_t *after, size_t words);

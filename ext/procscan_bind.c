@@ -65,6 +65,30 @@ static int prove(int fd, const struct ps_bind *row, uint64_t expected, uint64_t 
     return now.start == row->start && row->start && row->start < sure ? 0 : -ESRCH;
 }
 
+enum { FRESH_NS = 250000 }; /* a process of 50 threads that sleep takes less */
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Prove one thread anew: the listing is so old that its number may have changed hands meanwhile. To move a thread that
+ * runs takes milliseconds on a busy machine, and a process may have thousands. */
+static int prove_again(int fd, struct ps_bind *row, uint64_t sure)
+{
+    char path[PATH_BYTES];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%d", row->tid);
+    if (fstatat(fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT ? -ESRCH : -errno;
+    row->now = st.st_ino;
+    return prove(fd, row, row->ino, sure);
+}
+
 static void failed(struct ps_bind *row, int err)
 {
     row->outcome = err == -ESRCH ? PS_GONE : PS_REFUSED;
@@ -93,18 +117,31 @@ static void set_one(struct ps_bind *row, const uint64_t *expect, const uint64_t 
         row->outcome = PS_SET;
         err = get_mask(row->tid, after, words);
     }
-    if (err)
+    if (err) {
+        bool set = row->outcome == PS_SET && err != -ESRCH;
+
+        if (row->outcome == PS_SET || err == -ESRCH) /* what was read before is past */
+            memset(after, 0, words * sizeof(*after));
         failed(row, err);
-    else if (!same_mask(after, want, words))
+        if (set)
+            row->outcome = PS_UNSURE;
+    } else if (!same_mask(after, want, words)) {
         row->outcome = PS_CLIPPED;
+    }
 }
 
 /* The thread ended while it was bound. Only if its number serves somebody else by now was a stranger hit: as unlikely
- * as a whole round of thread numbers within a millisecond, but then it must be said. */
-static void lost(struct ps_bind *row, const uint64_t *want, uint64_t *after, size_t words)
+ * as a whole round of thread numbers within FRESH_NS, but then it must be said. Where a mask was expected it is known
+ * what the stranger had just before: it gets that back. */
+static void lost(struct ps_bind *row, const uint64_t *expect, uint64_t *after, size_t words)
 {
-    bool taken = get_mask(row->tid, after, words) == 0 && same_mask(after, want, words);
+    uint64_t now[MAX_WORDS];
+    bool taken = get_mask(row->tid, now, words) == 0 && same_mask(now, after, words); /* clipped or not */
 
+    if (!taken)
+        memset(after, 0, words * sizeof(*after));
+    else if (expect && set_mask(row->tid, expect, words) == 0)
+        get_mask(row->tid, after, words);
     row->outcome = taken ? PS_STRAY : PS_GONE;
     row->err = -ESRCH;
 }
@@ -113,6 +150,7 @@ static void bind_process(int proc, struct ps_bind *rows, size_t n, uint64_t sure
                          const uint64_t *want, uint64_t *after, size_t words)
 {
     _cleanup_fd_ int fd = open_tasks(proc, rows[0].pid);
+    int64_t listed = now_ns();
     int err = fd < 0 ? fd : list_inos(fd, rows, n);
     bool any = false;
 
@@ -129,6 +167,10 @@ static void bind_process(int proc, struct ps_bind *rows, size_t n, uint64_t sure
             continue;
         }
         row->ino = row->now;
+        if (now_ns() - listed > FRESH_NS && (wrong = prove_again(fd, row, sure))) {
+            failed(row, wrong);
+            continue;
+        }
         set_one(row, expect ? expect + i * words : NULL, want + i * words, after + i * words, words);
         any = any || row->outcome == PS_SET || row->outcome == PS_CLIPPED;
     }
@@ -144,9 +186,11 @@ static void bind_process(int proc, struct ps_bind *rows, size_t n, uint64_t sure
         if (!wrong)
             wrong = prove(fd, row, row->ino, sure);
         if (wrong == -ESRCH || wrong == -ENOENT)
-            lost(row, want + i * words, after + i * words, words);
-        else if (wrong)
-            failed(row, wrong);
+            lost(row, expect ? expect + i * words : NULL, after + i * words, words);
+        else if (wrong) {
+            row->outcome = PS_UNSURE;
+            row->err = wrong;
+        }
     }
 }
 

@@ -23,12 +23,12 @@ static void close_fd(const int *fd)
 }
 #define _cleanup_fd_ __attribute__((cleanup(close_fd)))
 
-/* A positive number that is the whole text, or -1. */
+/* A positive number that is the whole text, as the kernel writes it (no zero before it), or -1. */
 static int32_t whole_number(const char *text)
 {
     int64_t value = 0;
 
-    if (!*text)
+    if (!*text || *text == '0')
         return -1;
     for (; *text; text++) {
         if (*text < '0' || *text > '9')
@@ -37,7 +37,7 @@ static int32_t whole_number(const char *text)
         if (value > INT32_MAX)
             return -1;
     }
-    return value > 0 ? (int32_t)value : -1;
+    return (int32_t)value;
 }
 
 int ps_open_beneath(int folder, const char *path, int flags)
@@ -167,13 +167,14 @@ static int32_t holding(int proc, int32_t pid, const char *link, int32_t *err)
     if (fd < 0)
         return -1;
     while ((entry = next_entry(&folder, err))) {
+        int32_t number = strcmp(entry->d_name, "0") == 0 ? 0 : whole_number(entry->d_name);
         ssize_t got;
 
-        if (entry->d_name[0] == '.')
+        if (number < 0)
             continue;
         got = readlinkat(fd, entry->d_name, found, sizeof(found));
-        if (got == (ssize_t)length && memcmp(found, link, length) == 0)
-            return (int32_t)strtol(entry->d_name, NULL, 10);
+        if (got < (ssize_t)sizeof(found) && got == (ssize_t)length && memcmp(found, link, length) == 0)
+            return number;
         if (got < 0 && errno != ENOENT) {
             *err = -errno;
             return -1;
@@ -269,8 +270,9 @@ static int read_stat(int tasks, int32_t tid, struct ps_task *row)
     got = read_file(tasks, path, text, sizeof(text));
     if (got < 0)
         return (int)got;
-    row->told = 1;
-    return parse_stat(text, (size_t)got, row);
+    got = parse_stat(text, (size_t)got, row);
+    row->told = got == 0;
+    return (int)got;
 }
 
 static int read_comm(int tasks, int32_t tid, struct ps_task *row)

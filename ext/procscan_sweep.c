@@ -101,6 +101,17 @@ static void read_name(const struct ps_sweep *sweep, int fd, struct ps_task *row)
         row->err = read_stat(fd, row->tid, row);
 }
 
+/* Read the name of a main thread that was seen before, and whether it has ended, as it may while others live on. */
+static void read_main(const struct ps_sweep *sweep, int fd, struct ps_task *row)
+{
+    read_name(sweep, fd, row);
+    if (row->err)
+        return;
+    row->cpu = -1;
+    if (row->state != 'Z' && row->state != 'X')
+        row->state = 0; /* it comes and goes, and is not told of a thread that was seen before */
+}
+
 /* Fill in a row, from the earlier sweep where that knew the thread and its name for good. */
 static void look_at(struct slice *slice, int fd, struct ps_task *row, bool anew)
 {
@@ -118,6 +129,9 @@ static void look_at(struct slice *slice, int fd, struct ps_task *row, bool anew)
         *row = *old;
         row->cpu = -1;
         row->state = 0;
+        /* exec(2) ends all other threads and keeps this one's number and inode number, whatever the program */
+        if (row->tid == row->pid)
+            read_main(sweep, fd, row);
     } else {
         read_name(sweep, fd, row);
         row->settled = sweep->now - row->since >= sweep->settle && (old || !sweep->settle);

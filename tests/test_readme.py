@@ -41,7 +41,19 @@ def test_python_of_the_readme(state_dir: Path) -> None:
     """The five lines decide and bind every guest there is, the lines by hand pin one, and undo restores."""
     decide, again, look, by_hand, _ = BLOCKS
     done = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", SCRIPT, decide, again, look, by_hand],
+        [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            sys.executable,
+            "-c",
+            SCRIPT,
+            decide,
+            again,
+            look,
+            by_hand,
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,6 @@
 /*
  * What the C tests share: checks, temporary trees, threads and processes of the test's own, and a hand on the system
- * calls that procscan.c makes by number. To be included first; it includes procscan.c.
+ * calls that procscan.c makes by number and on the threads that it starts. To be included first; it includes procscan.c.
  *
  * Rule: masks are set on threads that the test started itself, or on numbers above every pid_max.
  */
@@ -27,21 +27,26 @@
 #include <unistd.h>
 
 /* Each system call that procscan.c makes by number goes through `hook`, where a test has set one. */
-typedef long (*syscall_hook)(long number, long a, long b, long c, long d);
+typedef long (*syscall_hook)(long number, long a, long b, long c, long d, long e);
 static syscall_hook hook;
 
-static inline long plain_syscall(long number, long a, long b, long c, long d)
+static inline long plain_syscall(long number, long a, long b, long c, long d, long e)
 {
-    return syscall(number, a, b, c, d);
+    return syscall(number, a, b, c, d, e);
 }
 
-static inline long hooked_syscall(long number, long a, long b, long c, long d)
+static inline long hooked_syscall(long number, long a, long b, long c, long d, long e)
 {
-    return hook ? hook(number, a, b, c, d) : plain_syscall(number, a, b, c, d);
+    return hook ? hook(number, a, b, c, d, e) : plain_syscall(number, a, b, c, d, e);
 }
 
-#define FIVE(number, a, b, c, d, ...) hooked_syscall(number, (long)(a), (long)(b), (long)(c), (long)(d))
-#define syscall(...) FIVE(__VA_ARGS__, 0, 0, 0, 0, 0)
+#define HOOKED(number, a, b, c, d, e, ...) \
+    hooked_syscall(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
+#define syscall(...) HOOKED(__VA_ARGS__, 0, 0, 0, 0, 0, 0)
+
+/* And each thread that it starts is started by this. */
+static int (*create_thread)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) = pthread_create;
+#define pthread_create create_thread
 
 #include "../procscan.c"
 
@@ -101,7 +106,9 @@ static inline int make_root(char *root, size_t size)
     const char *base = getenv("TMPDIR");
     int fd;
 
-    snprintf(root, size, "%s/procscan-test-XXXXXX", base ? base : "/tmp");
+    if (!base)
+        base = access("/dev/shm", W_OK | X_OK) == 0 ? "/dev/shm" : "/tmp"; /* thousands of files, soon gone */
+    snprintf(root, size, "%s/procscan-test-XXXXXX", base);
     MUST(mkdtemp(root));
     fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     MUST(fd >= 0);
@@ -165,7 +172,7 @@ static inline void *sleep_on_pipe(void *arg)
     struct sleeper *self = arg;
     char byte;
 
-    __atomic_store_n(&self->tid, (int32_t)plain_syscall(SYS_gettid, 0, 0, 0, 0), __ATOMIC_RELEASE);
+    __atomic_store_n(&self->tid, (int32_t)plain_syscall(SYS_gettid, 0, 0, 0, 0, 0), __ATOMIC_RELEASE);
     while (read(self->pipe[0], &byte, 1) < 0)
         ;
     return NULL;
@@ -202,56 +209,53 @@ static inline void rename_sleeper(const struct sleeper *self, const char *name)
     close(fd);
 }
 
-/* A process of ours with some threads more, all asleep until `feed` is closed. */
-struct child {
-    pid_t pid;
-    int feed;
-};
-
+/* A process of ours with some threads more, all asleep until they are killed, at the latest when this one ends. */
 static inline void *sleep_for_good(void *arg)
 {
     char name[16];
 
     snprintf(name, sizeof(name), "CPU %d/KVM", (int)(intptr_t)arg);
     prctl(PR_SET_NAME, name);
+    if (write((int)((intptr_t)arg >> 32), "u", 1) != 1) /* named and up */
+        _exit(1);
     for (;;)
         pause();
     return NULL;
 }
 
-static inline void start_child(struct child *child, int threads)
+static inline pid_t start_child(int threads)
 {
-    int feed[2], up[2];
+    int up[2];
     char byte;
+    pid_t pid;
 
-    MUST(pipe2(feed, O_CLOEXEC) == 0 && pipe2(up, O_CLOEXEC) == 0);
-    child->pid = fork();
-    MUST(child->pid >= 0);
-    if (child->pid == 0) {
+    MUST(pipe2(up, O_CLOEXEC) == 0);
+    pid = fork();
+    MUST(pid >= 0);
+    if (pid == 0) {
         pthread_t thread;
 
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         prctl(PR_SET_NAME, "fake) vmm (\n");
-        close(feed[1]);
-        for (int i = 0; i < threads; i++)
-            if (pthread_create(&thread, NULL, sleep_for_good, (void *)(intptr_t)i) != 0)
+        for (intptr_t i = 0; i < threads; i++)
+            if (pthread_create(&thread, NULL, sleep_for_good, (void *)(i | (intptr_t)up[1] << 32)) != 0)
                 _exit(1);
         if (write(up[1], "u", 1) != 1)
             _exit(1);
-        while (read(feed[0], &byte, 1) > 0)
-            ;
-        _exit(0);
+        for (;;)
+            pause();
     }
-    close(feed[0]);
     close(up[1]);
-    MUST(read(up[0], &byte, 1) == 1);
+    for (int i = 0; i <= threads; i++)
+        MUST(read(up[0], &byte, 1) == 1);
     close(up[0]);
-    child->feed = feed[1];
+    return pid;
 }
 
-static inline void end_child(struct child *child)
+static inline void end_child(pid_t pid)
 {
-    close(child->feed);
-    MUST(waitpid(child->pid, NULL, 0) == child->pid);
+    kill(pid, SIGKILL);
+    MUST(waitpid(pid, NULL, 0) == pid);
 }
 
 /* A sweep with room of just the size that it asks for. */

@@ -224,7 +224,7 @@ class Transaction:
             Raw.GONE: Outcome.GONE,
         }.get(bound.raw, Outcome.REFUSED)
         after = bound.after if bound.raw in (Raw.KEPT, Raw.SET, Raw.CLIPPED) else mask
-        if bound.raw in (Raw.MOVED, Raw.STRAY, Raw.REFUSED):
+        if bound.raw in (Raw.MOVED, Raw.STRAY, Raw.REFUSED):  # not UNSURE, which may have it
             self._never_ours.add((wish.tid, wish.start))
         self._note(wish, mask, None if outcome is Outcome.GONE else after, outcome, bound.error, bound.raw)
 

@@ -34,6 +34,8 @@ def explain(pid: int, tid: int, asked: CpuSet, after: CpuSet | None, raw: Raw, e
         return (
             "it ended while it was bound and its number now names another thread, which may have got its mask"
         )
+    if raw is Raw.UNSURE:
+        return f"it was bound, and then it could not be seen whether it is: {os.strerror(error)}"
     if raw is not Raw.CLIPPED and error not in (errno.EINVAL, 0):
         hints = {
             errno.EPERM: "not allowed to bind it: that needs CAP_SYS_NICE (root), or the same user as the thread's",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from types import TracebackType
@@ -81,6 +82,7 @@ class _Known:
     rows: bytes
     masks: bytes
     evidence: Evidence
+    folders: tuple[str, ...] | None
     guest: Guest
     settled: bool  # whether looking again could tell more although no thread has changed
 
@@ -89,10 +91,15 @@ class Discovery:
     """
     Finds guests again and again, each time for what has changed; a context manager.
 
+    Several Python threads may use one; they look one after the other. A thread that gives itself another name when it
+    has lived for long keeps, here, the one by which it was known; only the main thread's is read each time.
+    A guest whose main thread has ended while others run on can be found by debugfs only.
+
     Args:
         root: ``/``, or the root of a recorded machine.
         vmms: VMMs to know beside the built-in ones.
         threads: How many threads of ours share the work; two are worth it for the first look at thousands of threads.
+            Each has a copy of this process's descriptors for these milliseconds, and closes it.
         stats: Read when each thread started and where it ran last, which binding a thread needs, at half as much again
             for each thread that was not there before. Where it ran last is told of such threads only.
 
@@ -105,9 +112,14 @@ class Discovery:
         self, root: str = "/", *, vmms: Sequence[Vmm] = (), threads: int = 1, stats: bool = False
     ) -> None:
         self._vmms = (*vmms, *BUILTIN)
+        self._lock = threading.Lock()
         self._proc = Proc(root)
-        self._examiner = Examiner(self._proc, self._vmms)
-        self._scanner = Scanner(self._proc, threads=threads, stats=stats)
+        try:
+            self._examiner = Examiner(self._proc, self._vmms)
+            self._scanner = Scanner(self._proc, threads=threads, stats=stats)
+        except BaseException:
+            self._proc.close()
+            raise
         self._known: dict[int, _Known] = {}
 
     def __enter__(self) -> Self:
@@ -137,7 +149,8 @@ class Discovery:
         Raises:
             HostReadError: /proc cannot be listed.
         """
-        return self._look(None, claims=False, always=False)
+        with self._lock:
+            return self._look(None, claims=False, always=False)
 
     def find(self, pids: Sequence[int] | None = None) -> tuple[Guest, ...]:
         """
@@ -153,6 +166,10 @@ class Discovery:
         Raises:
             HostReadError: /proc cannot be listed.
         """
+        with self._lock:
+            return self._find(pids)
+
+    def _find(self, pids: Sequence[int] | None) -> tuple[Guest, ...]:
         look = self._look(pids, claims=True, always=True)
         masks = look.tasks.masks if self._proc.live else self._proc.masks(look.tasks)
         known: dict[int, _Known] = {}
@@ -162,20 +179,31 @@ class Discovery:
             rows = look.tasks.raw(place, count)
             raw = look.tasks.masks.raw_of(place, count) if self._proc.live else b""
             old = self._known.get(pid)
-            if old and old.settled and (old.rows, old.masks, old.evidence) == (rows, raw, look.evidence[pid]):
+            folders = self._examiner.holders.folders(pid)
+            if (
+                old
+                and old.settled
+                and (old.rows, old.masks, old.evidence, old.folders)
+                == (rows, raw, look.evidence[pid], folders)
+            ):
                 known[pid] = old
                 continue
             own = [(task, masks[at]) for at in range(place, place + count) if (task := look.tasks[at]).alive]
             if own and not own[0][0].flags & PF_KTHREAD:
                 guest, settled = self._guest(pid, look.evidence[pid], own, look.tasks)
                 known[pid] = _Known(
-                    rows=rows, masks=raw, evidence=look.evidence[pid], guest=guest, settled=settled
+                    rows=rows,
+                    masks=raw,
+                    evidence=look.evidence[pid],
+                    folders=folders,
+                    guest=guest,
+                    settled=settled,
                 )
         self._known = known
         return tuple(sorted((one.guest for one in known.values()), key=lambda guest: (guest.name, guest.pid)))
 
     def _look(self, pids: Sequence[int] | None, *, claims: bool, always: bool) -> Look:
-        processes = self._proc.pids() if pids is None else sorted(set(pids))
+        processes = self._proc.pids() if pids is None else sorted({pid for pid in pids if 0 < pid < 1 << 31})
         evidence, changed = self._examiner.examine(processes, claims=claims, always=always)
         for pid in changed:
             self._known.pop(pid, None)
@@ -212,7 +240,7 @@ class Discovery:
             name=_name(words, vmm) or f"pid:{pid}",
             uuid=_uuid(words),
             pid=pid,
-            start=names[0].start or self._proc.start_of(pid),
+            start=(names[0].start if names[0].tid == pid else 0) or self._proc.start_of(pid),
             seen=tasks.seen,
             vmm=evidence.vmm.name if evidence.vmm else UNKNOWN_VMM,
             kvm=evidence.kvm,
@@ -229,7 +257,7 @@ class Discovery:
             threads=tuple(threads),
             max_vcpus=smp.get(b"maxcpus"),
         )
-        return guest, vcpus is None or 0 not in vcpus.values()
+        return guest, vcpus is None or (bool(vcpus) and 0 not in vcpus.values())
 
     def _by_threads(self, names: Sequence[Task]) -> Vmm | None:
         """Guess whose way of naming an unknown VMM follows."""

@@ -5,9 +5,9 @@ Three ways, the cheapest that can be trusted here first:
 
 * no VM exists at all: KVM is not there, or nothing uses its modules;
 * debugfs, mounted or not: the kernel lists each VM as ``kvm/<tid of its creator>-<descriptor>`` with the thread of each
-  vCPU in ``vcpuN/pid`` (virt/kvm/kvm_main.c). Believed only where each listed descriptor is found to be a VM: a VM
-  whose creator ended or closed it is held by somebody else;
-* descriptors: every link of every process is read.
+  vCPU in ``vcpuN/pid`` (virt/kvm/kvm_main.c). A VM is believed where its descriptor is found to be one, the list as a
+  whole only where all are: a VM whose creator ended or closed it is held by somebody else;
+* descriptors: every link of every process is read. What debugfs says of the other VMs' vCPUs stays true.
 
 Numbers in debugfs are those of the first pid namespace; in another one it is left alone. The N of ``vcpuN`` is KVM's
 vcpu_id, on x86 the APIC id: with three cores a socket, 3 is missing.
@@ -54,7 +54,9 @@ class Holders:
         self.how = How.DESCRIPTORS  # how the last search went
         self._proc = proc
         self._folders: dict[int, list[str]] = {}
-        self._debugfs = open_debugfs("kvm") if proc.live and _first_namespace(proc) else None
+        self._may = proc.live and _first_namespace(proc)
+        self._debugfs: int | None = None
+        self._tried = False  # whether debugfs was asked since KVM is there
 
     def close(self) -> None:
         """Let go of debugfs."""
@@ -78,14 +80,39 @@ class Holders:
         if self._proc.live and _no_vm():
             self.how = How.NONE
             return dict.fromkeys(pids, False)
-        listed = None if self._debugfs is None else self._listed(self._debugfs, frozenset(pids))
-        if listed is not None:
-            self.how, self._folders = How.DEBUGFS, listed
-            return {pid: pid in listed for pid in pids}
+        if self._may and not self._tried:
+            self._tried, self._debugfs = True, open_debugfs("kvm")
+        if self._debugfs is not None and self._listed(self._debugfs, frozenset(pids)):
+            self.how = How.DEBUGFS
+            return {pid: pid in self._folders for pid in pids}
         self.how = How.DESCRIPTORS
         looked = [pid for pid in pids if pid not in skip]
         found = self._proc.holders(looked, VM_LINK)
         return {pid: _held(found, pid) for pid in looked}
+
+    def folders(self, pid: int) -> tuple[str, ...] | None:
+        """
+        What the kernel calls a process's VMs.
+
+        Args:
+            pid: The process.
+
+        Returns:
+            Their names in debugfs; None where that does not tell of any.
+        """
+        return tuple(self._folders[pid]) if pid in self._folders else None
+
+    def among(self, pids: Collection[int]) -> set[int]:
+        """
+        Which of some processes debugfs lists, whatever else can be seen of them.
+
+        Args:
+            pids: The processes: one whose main thread has ended shows neither executable nor descriptors.
+
+        Returns:
+            Those that hold a VM; none where debugfs does not tell.
+        """
+        return self._folders.keys() & set(pids)
 
     def vcpus(self, pid: int) -> dict[int, int] | None:
         """
@@ -95,8 +122,8 @@ class Holders:
             pid: The process, one that :meth:`find` found.
 
         Returns:
-            Thread number by vcpu_id, 0 for a vCPU that never ran; None where the kernel does not tell. A process with
-            several VMs has none that could be called its vCPU 0.
+            Thread number by vcpu_id, 0 for a vCPU that never ran, that of an ended thread for one that was unplugged;
+            None where the kernel does not tell. A process with several VMs has none that could be called its vCPU 0.
         """
         folders = self._folders.get(pid, [])
         if len(folders) != 1 or self._debugfs is None:
@@ -107,30 +134,33 @@ class Holders:
             return None
         try:
             names = [match for match in map(_VCPU_FOLDER.fullmatch, os.listdir(fd)) if match]
-            return {int(name[1]): _number(f"{name[0]}/pid", fd) for name in names} or None
+            return {int(name[1]): _number(f"{name[0]}/pid", fd) for name in names}
         except (OSError, ValueError):
             return None  # before Linux 5.18 it has no such file
         finally:
             os.close(fd)
 
-    def _listed(self, debugfs: int, pids: frozenset[int]) -> dict[int, list[str]] | None:
-        """By process its VMs' folders; None where the list leaves a VM's holder open."""
+    def _listed(self, debugfs: int, pids: frozenset[int]) -> bool:
+        """Note each process's VMs' folders; False where the list leaves a VM's holder open."""
         try:
             names = os.listdir(debugfs)
         except OSError:
-            return None
-        found: dict[int, list[str]] = {}
+            self.close()  # KVM was unloaded: its folder is another one when it comes back
+            self._tried = False
+            return False
+        whole = True
         for match in filter(None, map(_VM_FOLDER.fullmatch, names)):
             creator = int(match[1])
             try:
                 link = os.readlink(f"{creator}/fd/{match[2]}", dir_fd=self._proc.fd)
             except OSError:
-                return None
+                link = ""
             pid = creator if creator in pids else self._proc.process_of(creator)
             if link != VM_LINK or pid is None:
-                return None
-            found.setdefault(pid, []).append(match[0])
-        return found
+                whole = False
+                continue
+            self._folders.setdefault(pid, []).append(match[0])
+        return whole
 
 
 def _held(found: Mapping[int, int | OSError], pid: int) -> bool | None:
@@ -141,7 +171,7 @@ def _held(found: Mapping[int, int | OSError], pid: int) -> bool | None:
 def _no_vm() -> bool:
     """Whether no VM can exist: KVM has no device, or no module of it is in use."""
     if not os.path.exists(_MISC):
-        return not os.path.exists(f"{_MODULES}/kvm")
+        return os.path.isdir(_MODULES) and not os.path.exists(f"{_MODULES}/kvm")
     counts = []
     for name in ("kvm_intel", "kvm_amd"):  # a VM and each of its descriptors use the vendor's module
         if os.path.exists(f"{_MODULES}/{name}"):

@@ -92,6 +92,7 @@ class Examiner:
         found: dict[int, Evidence] = {}
         paths: dict[int, bytes] = {}
         hidden: list[int] = []
+        without: list[int] = []
         vouched = {pid for pid, _ in self._vouched}
         for pid, (path, error) in zip(pids, self._proc.links(pids, "exe"), strict=True):
             if pid in vouched and (by := self._vouched.get((pid, self._proc.start_of(pid)))):
@@ -99,7 +100,9 @@ class Examiner:
             elif not error:
                 paths[pid] = path
             elif error in (errno.EACCES, errno.EPERM):
-                hidden.append(pid)  # any other error: a kernel thread, a zombie, or gone
+                hidden.append(pid)
+            else:
+                without.append(pid)  # a kernel thread, a zombie, gone, or one whose main thread has ended
         self._files = {}
         byexe = {pid: vmm for pid, path in paths.items() if (vmm := self._vmm_of(path)) is not None}
         trust = {pid: self._believed(pid, paths[pid]) for pid in byexe}
@@ -111,6 +114,8 @@ class Examiner:
         for pid, kvm in held.items():
             if kvm and pid not in byexe:
                 found[pid] = Evidence(vmm=None, kvm=True, why=None)
+        for pid in self.holders.among(without):
+            found[pid] = Evidence(vmm=None, kvm=True, why=None)
         if claims:
             found |= self._claims(paths.keys() - found.keys(), paths, held)
             for pid in hidden:

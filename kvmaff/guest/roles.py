@@ -15,7 +15,7 @@ import attrs
 
 from kvmaff.guest.guest import Role, Source, number_list
 from kvmaff.guest.vmm import Vmm
-from kvmaff.kernel.tasks import PF_WORKER, Task
+from kvmaff.kernel.tasks import PF_IO_WORKER, PF_USER_WORKER, Task
 
 __all__ = ["Told", "doubt_of", "roles_of"]
 
@@ -50,7 +50,9 @@ def roles_of(vmm: Vmm, tasks: Sequence[Task], vcpus: Mapping[int, int] | None = 
     Returns:
         For each thread its role, and its number where it has one; IOThreads are numbered in order of thread number.
     """
-    listed = {tid: place for place, (_, tid) in enumerate(sorted((vcpus or {}).items())) if tid}
+    here = {task.tid for task in tasks}
+    # QEMU keeps a vCPU that was unplugged, and the kernel the number of its thread, which has ended
+    listed = {tid: place for place, (_, tid) in enumerate(sorted((vcpus or {}).items())) if tid in here}
     claimed = {task.tid: vmm.vcpu_index(task.name) for task in tasks if not _worker(task)}
     # names count where all that the kernel lists have one; a mixture would give a number twice
     named = all(claimed.get(tid) is not None for tid in listed)
@@ -126,9 +128,8 @@ def _against_kernel(
     vmm: Vmm, tasks: Sequence[Task], told: Sequence[Told], vcpus: Mapping[int, int], most: int | None
 ) -> str | None:
     """Whether names contradict the kernel's list, or leave open which vCPU is which."""
-    listed = set(vcpus.values())
-    here = {task.tid for task in tasks}
-    if not listed <= here:
+    listed = set(vcpus.values()) & {task.tid for task in tasks}
+    if not listed:
         return "the kernel lists vCPU threads that are not the process's own"
     for task, one in zip(tasks, told, strict=True):
         claim = vmm.vcpu_index(task.name)
@@ -145,7 +146,12 @@ def _against_kernel(
 
 
 def _worker(task: Task) -> bool:
-    return bool(task.flags & PF_WORKER) and task.tid != task.pid
+    if task.tid == task.pid:
+        return False
+    # before Linux 5.12 the flag of I/O workers was that of a vCPU in guest mode
+    return bool(task.flags & PF_USER_WORKER) or (
+        bool(task.flags & PF_IO_WORKER) and task.name.startswith("iou-")
+    )
 
 
 def _number(index: int | None) -> int | None:

@@ -26,17 +26,27 @@ def open_debugfs(folder: str) -> int | None:
     Returns:
         A descriptor for reading, which the caller closes; None where there is no such folder or nobody may look.
     """
-    for root in (_mounted, lib.ps_open_debugfs):
-        fd: int = root()
-        if fd < 0:
-            continue
-        try:
-            return os.open(folder, _FLAGS | os.O_NOFOLLOW, dir_fd=fd)
-        except OSError:
-            continue
-        finally:
-            os.close(fd)
-    return None
+    fd: int = _mounted()
+    if fd < 0 and not _filtered():
+        # not where it is mounted anyway: before Linux 6.1 a second mount resets the first one's mode and owner
+        fd = lib.ps_open_debugfs()
+    if fd < 0:
+        return None
+    try:
+        return os.open(folder, _FLAGS | os.O_NOFOLLOW, dir_fd=fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _filtered() -> bool:
+    """Whether system calls are filtered: a filter may end whoever mounts, as systemd's @mount group does."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return any(line.split()[1:2] != [b"0"] for line in file if line.startswith(b"Seccomp:"))
+    except OSError:
+        return True
 
 
 def _mounted() -> int:
@@ -45,7 +55,7 @@ def _mounted() -> int:
         with open("/proc/self/mountinfo", "rb") as file:
             found = [
                 line.partition(b" - ")[2].split(b" ")[0]
-                for line in file.read(1 << 20).splitlines()
+                for line in file.read(1 << 24).splitlines()
                 if line.split(b" ")[4:5] == [_USUAL.encode()]
             ]
         return os.open(_USUAL, _FLAGS) if found[-1:] == [b"debugfs"] else -1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import functools
 import os
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, Self, overload
 
@@ -34,6 +35,7 @@ class Raw(enum.Enum):
     GONE = lib.PS_GONE
     MOVED = lib.PS_MOVED
     REFUSED = lib.PS_REFUSED
+    UNSURE = lib.PS_UNSURE
     STRAY = lib.PS_STRAY
 
 
@@ -73,6 +75,10 @@ class Bound:
     raw: Raw
     error: int
     after: CpuSet
+
+
+_BIND = ffi.sizeof("struct ps_bind")
+_OUTCOME = struct.Struct(f"@{ffi.offsetof('struct ps_bind', 'outcome')}xii")
 
 
 @functools.cache
@@ -209,14 +215,15 @@ class Bounds(Sequence[Bound]):
 
     def __init__(self, batch: Batch, after: Any, done: int) -> None:
         self.done = done
-        self._batch = batch
+        self._count = batch.count
+        self._rows = bytes(ffi.buffer(batch.rows))  # the batch may be bound again
         self._after = after
         self._places = None
         if batch.order is not None:
             self._places = {given: place for place, given in enumerate(batch.order)}
 
     def __len__(self) -> int:
-        return self._batch.count
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> Bound: ...
@@ -230,9 +237,10 @@ class Bounds(Sequence[Bound]):
         place = index % len(self)
         if self._places is not None:
             place = self._places[place]
-        row, size = self._batch.rows[place], 8 * mask_words()
+        outcome, error = _OUTCOME.unpack_from(self._rows, place * _BIND)
+        size = 8 * mask_words()
         raw = bytes(ffi.buffer(self._after)[place * size : (place + 1) * size])
-        return Bound(raw=Raw(row.outcome), error=-row.err, after=CpuSet.from_words(raw))
+        return Bound(raw=Raw(outcome), error=-error, after=CpuSet.from_words(raw))
 
 
 def bind(proc: int, batch: Batch | Sequence[Bind], seen: int) -> Bounds:

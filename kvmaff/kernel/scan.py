@@ -70,13 +70,17 @@ class Proc:
         except OSError as error:
             raise HostReadError(f"{path}: {error.strerror}", path=path) from error
         if self.live and self._self() != os.getpid():
-            os.close(self.fd)
+            self.close()
             raise Unsupported(
                 "/proc shows another pid namespace than this process lives in: its numbers name other threads here. "
                 "Mount the namespace's own (mount -t proc proc /proc, or unshare --mount-proc)"
             )
 
     def _self(self) -> int:
+        """Our number there; 0 where we have another one in a pid namespace below it, were it by chance the same."""
+        for line in (self.read("self/status") or b"").splitlines():
+            if line.startswith(b"NSpid:") and len(line.split()) > 2:
+                return 0
         try:
             return int(os.readlink("self", dir_fd=self.fd))
         except (OSError, ValueError):
@@ -91,7 +95,13 @@ class Proc:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self.fd)
+        self.close()
+
+    def close(self) -> None:
+        """Close it; a second time does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def pids(self) -> list[int]:
         """
@@ -223,7 +233,8 @@ class Proc:
         Returns:
             Clock ticks after boot; 0 where there is none.
         """
-        return next((task.start for task in self.tasks([pid]) if task.tid == pid), 0)
+        numbers = (self.read(f"{pid}/stat") or b"").rpartition(b")")[2].split()
+        return int(numbers[19]) if len(numbers) > 19 and numbers[19].isdigit() else 0
 
     def process_of(self, tid: int) -> int | None:
         """
@@ -237,7 +248,8 @@ class Proc:
         """
         for line in (self.read(f"{tid}/status") or b"").splitlines():
             if line.startswith(b"Tgid:"):
-                return int(line.split()[1])
+                number = line.partition(b":")[2].strip()
+                return int(number) if number.isdigit() else None
         return None
 
     def status_mask(self, pid: int, tid: int) -> CpuSet | None:
@@ -293,6 +305,7 @@ class Scanner:
         self._stats = stats
         self._words = mask_words() if masks and proc.live else 0
         self._last: Tasks | None = None
+        self._lasted = 0  # the longest look: by that a thread may be younger than its row says
 
     def scan(self, pids: Iterable[int], anew: Collection[int] = ()) -> Tasks:
         """
@@ -308,44 +321,46 @@ class Scanner:
         Raises:
             HostReadError: They start threads faster than these can be listed.
         """
-        wanted = sorted(set(pids))
-        last = self._last.counts if self._last else {}
-        weights = ffi.new("int32_t[]", [last.get(pid, 0) or _WEIGHT for pid in wanted] or 1)
-        sweep = self._sweep(wanted, anew)
+        wanted = sorted({pid for pid in pids if 0 < pid < 1 << 31})
+        # held here until the sweep is over; what fails or is interrupted is followed by a look at everything
+        last, self._last = self._last, None
+        known = last.counts if last else {}
+        weights = ffi.new("int32_t[]", [known.get(pid, 0) or _WEIGHT for pid in wanted] or 1)
+        sweep, _kept = self._sweep(wanted, anew, last)
         sweep.weights = weights
-        if not last:
+        if not known:
             lib.ps_weigh(self._proc.fd, sweep.pids, len(wanted), weights)
         for number in range(_TRIES):
             tasks = self._try(sweep, wanted)
             if tasks is not None:
                 self._last = tasks
+                self._lasted = max(self._lasted, time.monotonic_ns() - sweep.now)
                 return tasks
             lib.ps_weigh(self._proc.fd, sweep.pids, len(wanted), weights)
-            for place in range(
-                len(wanted)
-            ):  # a file system that counts no links counts every process as nothing
+            for place, pid in enumerate(wanted):
+                if not weights[place]:  # also where a file system counts no links
+                    count = lib.ps_list(self._proc.fd, b"%d/task" % pid, ffi.NULL, ffi.NULL, 0)
+                    weights[place] = max(count, 0)
                 weights[place] = (weights[place] + _WEIGHT) << number
         raise HostReadError("/proc: processes start threads faster than these can be listed", path="/proc")
 
-    def _sweep(self, wanted: list[int], anew: Collection[int]) -> Any:
+    def _sweep(self, wanted: list[int], anew: Collection[int], last: Tasks | None) -> tuple[Any, list[Any]]:
+        """Return what to do, and what must live as long as that is used: cffi frees it otherwise."""
         sweep = ffi.new("struct ps_sweep *")
-        self._kept = [
-            ffi.new("int32_t[]", wanted or 1),
-            ffi.new("int32_t[]", len(wanted) or 1),
-        ]  # cffi frees them
-        sweep.pids, sweep.counts = self._kept
+        kept = [ffi.new("int32_t[]", wanted or 1), ffi.new("int32_t[]", len(wanted) or 1)]
+        sweep.pids, sweep.counts = kept
         sweep.n = len(wanted)
-        if self._last:
-            sweep.old, sweep.old_count = self._last.rows, len(self._last)
+        if last:
+            sweep.old, sweep.old_count = last.rows, len(last)
         if anew:
-            self._kept.append(ffi.new("uint8_t[]", [pid in anew for pid in wanted] or 1))
-            sweep.anew = self._kept[-1]
+            kept.append(ffi.new("uint8_t[]", [pid in anew for pid in wanted] or 1))
+            sweep.anew = kept[-1]
         sweep.workers = _WORKERS
-        sweep.now, sweep.settle = time.monotonic_ns(), _SETTLE_NS
+        sweep.now, sweep.settle = time.monotonic_ns(), _SETTLE_NS + self._lasted
         sweep.words = self._words
         sweep.what = lib.PS_STATS if self._stats else 0
         sweep.threads = self._threads
-        return sweep
+        return sweep, kept
 
     def _try(self, sweep: Any, wanted: list[int]) -> Tasks | None:
         """Return the threads, or None where there is not room for them."""

@@ -16,14 +16,24 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.kernel.native import ffi, lib
 from kvmaff.kernel.text import printable
 
-__all__ = ["PF_KTHREAD", "PF_NO_SETAFFINITY", "PF_WORKER", "Masks", "Task", "Tasks"]
+__all__ = [
+    "PF_IO_WORKER",
+    "PF_KTHREAD",
+    "PF_NO_SETAFFINITY",
+    "PF_USER_WORKER",
+    "Masks",
+    "Task",
+    "Tasks",
+]
 
 PF_KTHREAD = 0x00200000
 """Flag of a kernel thread (include/linux/sched.h)."""
 PF_NO_SETAFFINITY = 0x04000000
 """Flag of a thread whose mask nobody may change."""
-PF_WORKER = 0x00004000 | 0x00000010
-"""Flags of a kernel worker inside a process: PF_USER_WORKER (vhost, kvm-nx-lpage) and PF_IO_WORKER."""
+PF_USER_WORKER = 0x00004000
+"""Flag of a kernel worker inside a process, since Linux 6.4: vhost, kvm-nx-lpage."""
+PF_IO_WORKER = 0x00000010
+"""Flag of an io_uring worker, called iou-*, inside a process, since Linux 5.12; before, of a vCPU in guest mode."""
 
 _ROW = ffi.sizeof("struct ps_task")
 _FIELDS = struct.Struct("@QQ8xIiiii4x2xBB68s")  # struct ps_task, but for since, mask_err, told and settled

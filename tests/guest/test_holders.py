@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.discover import Discovery
-from kvmaff.guest.guest import Guest
+from kvmaff.guest.guest import Guest, Source
 from kvmaff.guest.holders import How
+from kvmaff.kernel.scan import Proc, Scanner
 from kvmaff.testing.microvm import Microvm, Mode
 
 from ..conftest import needs_qemu, needs_root
@@ -150,6 +152,90 @@ def test_a_holder_is_found(how: How, kind: str, moved: str, before: tuple[str, .
     assert [how, True, True] == _apart(_PASSED_ON, moved, kind=kind, before=before)
 
 
+@needs_root
+@needs_kvm
+def test_one_vm_of_unknown_holder_spoils_no_other() -> None:
+    """Whoever moves his VM's descriptor makes us read descriptors; the other VMs' vCPUs are known all the same."""
+    script = (
+        "import fcntl, os, sys\n"
+        "vm = fcntl.ioctl(os.open('/dev/kvm', os.O_RDWR), 0xAE01, 0)\n"
+        "os.dup2(vm, 200)\nos.close(vm)\nprint('up', flush=True)\nsys.stdin.readline()\n"
+    )
+    with (
+        Microvm.start("m", vcpus=2, mode=Mode.HALT) as vm,
+        Discovery(stats=True) as discovery,
+    ):
+        if not vm.kvm:
+            pytest.skip("/dev/kvm is refused here")
+        before = discovery.find([vm.pid])[0]
+        if discovery.holders is not How.DEBUGFS:
+            pytest.skip("debugfs cannot be had")
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stdout
+                process.stdout.readline()
+                with Discovery(stats=True) as other:
+                    found = [other.find([vm.pid])[0], discovery.find([vm.pid])[0]]
+                    assert [How.DESCRIPTORS] * 2 == [other.holders, discovery.holders]
+            finally:
+                process.kill()
+        for guest in (before, *found):
+            assert [(tid, Source.DEBUGFS) for tid in vm.vcpu_tids] == [
+                (one.tid, one.source) for one in guest.vcpus
+            ]
+
+
+_NO_MAIN = """
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static void *holder(void *kvm) {
+    ioctl(*(int *)kvm, 0xAE01, 0);
+    usleep(100000);
+    puts("up");
+    fflush(stdout);
+    pause();
+    return NULL;
+}
+int main(void) {
+    static int kvm;
+    pthread_t thread;
+    kvm = open("/dev/kvm", O_RDWR);
+    pthread_create(&thread, NULL, holder, &kvm);
+    syscall(SYS_exit, 0);
+}
+"""
+
+
+@needs_root
+@needs_kvm
+def test_a_guest_whose_main_thread_has_ended(tmp_path: Path) -> None:
+    """It shows neither executable nor descriptors; the kernel's list has it."""
+    (tmp_path / "m.c").write_text(_NO_MAIN)
+    subprocess.run(["cc", tmp_path / "m.c", "-o", tmp_path / "m", "-pthread"], check=True)
+    with (
+        subprocess.Popen([tmp_path / "m"], stdout=subprocess.PIPE) as process,
+        Discovery(stats=True) as discovery,
+    ):
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            found = discovery.find([process.pid])
+            if discovery.holders is not How.DEBUGFS:
+                pytest.skip("debugfs cannot be had")
+            assert [(process.pid, True, True)] == [(guest.pid, guest.kvm, guest.verified) for guest in found]
+            assert process.pid not in {thread.tid for thread in found[0].threads}
+            assert 0 < found[0].start <= found[0].threads[0].start
+        finally:
+            process.kill()
+
+
 @needs_kvm
 def test_a_process_becomes_a_guest_and_ceases_to_be_one() -> None:
     """What was no guest a moment ago is found when it opens a VM: nothing is remembered against a process."""
@@ -211,6 +297,41 @@ def test_another_program_in_the_same_process() -> None:
             while not (found := discovery.find([process.pid])):
                 pass
             assert "CPU 0/KVM" not in {thread.name for guest in found for thread in guest.threads}
+        finally:
+            process.kill()
+
+
+def test_the_same_program_again() -> None:
+    """The main thread's name is read each time: exec(2) changes it even where the program stays the same."""
+    script = (
+        "import ctypes, os, sys\n"
+        "ctypes.CDLL(None).prctl(15, sys.argv[1].encode(), 0, 0, 0)\n"
+        "print('up', flush=True)\nsys.stdin.readline()\n"
+        "os.execv(sys.executable, [sys.executable, '-c', sys.argv[2], 'later', ''])\n"
+    )
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", script, "CPU 0/KVM", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+        Proc() as proc,
+    ):
+        assert process.stdin
+        assert process.stdout
+        scanner = Scanner(proc)
+        names = []
+        try:
+            for _ in range(2):
+                process.stdout.readline()
+                for _ in range(3):  # until it is settled
+                    found = scanner.scan([process.pid])[0].name
+                    time.sleep(0.03)
+                names.append(found)
+                process.stdin.write("\n")
+                process.stdin.flush()
+            assert ["CPU 0/KVM", "later"] == names
         finally:
             process.kill()
 

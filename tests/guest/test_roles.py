@@ -128,7 +128,7 @@ def test_vcpus_that_never_ran() -> None:
         (["CPU 0/KVM", "worker"], {0: 11, 1: 12}, "some of its vCPU threads are named and some are not"),
         (
             ["CPU 0/KVM", "CPU 1/KVM"],
-            {0: 11, 1: 99},
+            {0: 98, 1: 99},
             "the kernel lists vCPU threads that are not the process's own",
         ),
         (["a", "b"], {0: 11, 2: 12}, "not which number each has"),
@@ -138,6 +138,21 @@ def test_what_does_not_agree(names: list[str], vcpus: dict[int, int] | None, sai
     """Where names and the kernel's list contradict each other, the guest is in doubt, and why is said."""
     tasks = [_task(10, "qemu-system-x86"), *(_task(11 + n, name) for n, name in enumerate(names))]
     assert said in str(_doubt(tasks, vcpus))
+
+
+@pytest.mark.parametrize("names", [["CPU 0/KVM", "CPU 2/KVM"], ["a", "b"]])
+def test_an_unplugged_vcpu(names: list[str]) -> None:
+    """QEMU keeps an unplugged vCPU, and the kernel the number of its thread, which is gone: nothing is in doubt."""
+    tasks = [_task(10, "qemu-system-x86"), _task(11, names[0]), _task(13, names[1])]
+    vcpus = {0: 11, 1: 12, 2: 13}
+    assert [("vcpu", 0, "debugfs"), ("vcpu", 2, "debugfs")] == _short(roles_of(QEMU, tasks, vcpus))[1:]
+    assert _doubt(tasks, vcpus) is None
+
+
+def test_a_vcpu_in_guest_mode_is_no_worker() -> None:
+    """Before Linux 5.12 its flag was that of today's io_uring workers, which are known by their name, too."""
+    tasks = [_task(10, "q"), _task(11, "CPU 0/KVM", flags=0x10), _task(12, "iou-wrk-10", flags=0x10)]
+    assert [("vcpu", 0, "debugfs"), ("other", None, "kernel")] == _short(roles_of(QEMU, tasks, {0: 11}))[1:]
 
 
 def test_an_unnamed_thread_beside_enough_vcpus() -> None:
