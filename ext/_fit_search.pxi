@@ -1,4 +1,4 @@
-# The search of _fit.pyx: no Python object, no GIL. Its rules:
+# The search inside one NUMA node: no Python object, no GIL. Its rules:
 #
 # 1. A core takes a multiple of `unit` of its free PUs, at most `per_core`; the search counts in
 #    units.
@@ -14,22 +14,27 @@
 #    from the last to the first, adds them up.
 # 5. Few groups come first. The fewest that have room for all are the roomiest ones; what those have
 #    too much is the slack, and no best answer leaves more than the slack untaken in its groups.
-# 6. A cost is one 64-bit number, 14 bits a level: groups, shared, broken, left. Every level is a
-#    sum over groups and at most 8192, so adding and comparing costs is one instruction each.
+# 6. A cost is one 64-bit number: groups, shared and broken in 14 bits each, lost in 19. Every level
+#    is a sum over groups, so adding and comparing costs is one instruction each.
 # 7. Of the best answers it is the one that takes most from the first group, then from the second
 #    and so on; among those, most from a group's first core and so on. Groups count in the order
 #    in which their first cores appear.
+# 8. What is lost is acceptance: accept[n] says what n free PUs in one place are worth to guests to
+#    come. It is counted for an L3 group here and for the node by who asks.
+# 9. Where one group can take all, one is taken: then no table is needed.
 
 cdef extern from *:
     """
     #define KVMAFF_LOWEST_BIT(word) __builtin_ctzll(word)
+    #define KVMAFF_ONES(word) __builtin_popcountll(word)
     """
     int lowest_bit "KVMAFF_LOWEST_BIT"(uint64_t word) nogil
+    int KVMAFF_ONES(uint64_t word) nogil
 
 cdef enum:
     MOST = 8192  # PUs in a host, hence cores, vCPUs and every level of a cost
     LEVEL = 14   # bits that hold 0 to MOST
-    MASK = (1 << 14) - 1
+    LOST = 19    # bits that hold what is lost: at most 31 a PU, once in its group and once in its node
 
 cdef enum Kind:
     FILLED
@@ -53,6 +58,8 @@ cdef struct Node:
     int *kind          # [cores]
     int *core          # [cores] the cores, group by group
     int *take          # [cores] the answer, PUs
+    int *open          # [groups] PUs of a group that may be taken
+    const int *accept  # [MOST + 1] what so many free PUs are worth to guests to come
     int *first         # [groups + 1] the place where a group begins
     int *limit         # [groups] units a group can take, at most `want`
     int *ahead         # [groups + 1] what that group and all later ones can take, of limit
@@ -64,6 +71,7 @@ cdef struct Node:
     int *spoilt        # [room + 1]
     int *shared        # [room + 1]
     uint64_t *sums     # [room / 64 + 1]
+    uint16_t *choices  # [(want + 1) * groups]
     int64_t cost
 
 
@@ -78,8 +86,12 @@ cdef struct Rest:
     int *shared        # [room]
 
 
-cdef inline int64_t _cost(int groups, int shared, int broken, int left) noexcept nogil:
-    return (((<int64_t>groups << LEVEL | shared) << LEVEL | broken) << LEVEL) | left
+cdef inline int64_t _cost(int groups, int shared, int broken, int lost) noexcept nogil:
+    return (((<int64_t>groups << LEVEL | shared) << LEVEL | broken) << LOST) | lost
+
+
+cdef inline int _lost(const Node *node, int open, int units) noexcept nogil:
+    return node.accept[open] - node.accept[max(open - units * node.unit, 0)]
 
 
 cdef int _fewest(const int *count, int most, int units, int *covered) noexcept nogil:
@@ -175,16 +187,50 @@ cdef void _load(Node *node, int group, Rest *rest) noexcept nogil:
 cdef void _tabulate(Node *node, int group) noexcept nogil:
     """Write down what each take costs in a group."""
     cdef Rest rest
-    cdef int units, place, free = 0
+    cdef int units
     cdef int64_t *costs = node.costs + node.table[group]
     _load(node, group, &rest)
-    for place in range(node.first[group], node.first[group + 1]):
-        free += node.free[node.core[place]]
     costs[0] = 0
     for units in range(1, node.limit[group] + 1):
-        costs[units] = (
-            _cheapest(&rest, node.first[group], units) + _cost(1, 0, 0, free - units * node.unit)
+        costs[units] = _cheapest(&rest, node.first[group], units) + _cost(
+            1, 0, 0, _lost(node, node.open[group], units)
         )
+
+
+cdef int64_t _in_one(Node *node, int group, int units) noexcept nogil:
+    """Return the least cost of taking so many units from one group; mostly one word of sums says it."""
+    cdef Rest rest
+    cdef int place, core, filled = 0
+    cdef uint64_t sums = 1
+    for place in range(node.first[group], node.first[group + 1]):
+        core = node.core[place]
+        if node.kind[core] == FILLED:
+            filled += node.room[core]
+            if filled > 63:
+                break
+            sums |= sums << node.room[core]
+    if units <= filled < 64:
+        return 0 if sums >> units & 1 else _cost(0, 0, 1, 0)
+    _load(node, group, &rest)
+    return _cheapest(&rest, node.first[group], units)
+
+
+cdef int _alone(Node *node) noexcept nogil:
+    """Return the group that takes all at the least cost, which becomes the node's; -1: none can."""
+    cdef int group, chosen = -1
+    cdef int64_t cost
+    node.cost = NEVER
+    for group in range(node.groups):
+        if node.limit[group] < node.want:
+            continue
+        cost = _cost(1, 0, 0, _lost(node, node.open[group], node.want))
+        if cost >= node.cost:
+            continue
+        cost += _in_one(node, group, node.want)
+        if cost < node.cost:
+            node.cost = cost
+            chosen = group
+    return chosen
 
 
 cdef void _take(Node *node, int group, int units) noexcept nogil:
@@ -205,6 +251,32 @@ cdef void _take(Node *node, int group, int units) noexcept nogil:
         node.take[core] = here * node.unit
 
 
+cdef void _sort(Node *node) noexcept nogil:
+    """Put the cores group by group, in their order; measure the groups and lay out their tables."""
+    cdef int core, group, table = 0
+    cdef int *end = node.ahead  # of what a group has so far
+    memset(node.first, 0, (node.groups + 1) * sizeof(int))
+    memset(node.limit, 0, node.groups * sizeof(int))
+    memset(node.open, 0, node.groups * sizeof(int))
+    for core in range(node.cores):
+        node.take[core] = 0
+        node.first[node.group[core] + 1] += 1
+        node.limit[node.group[core]] += node.room[core]
+        node.open[node.group[core]] += node.free[core]
+    for group in range(node.groups):
+        node.limit[group] = min(node.limit[group], node.want)
+        node.table[group] = table
+        table += node.limit[group] + 1
+        node.first[group + 1] += node.first[group]
+        end[group] = node.first[group]
+    for core in range(node.cores):
+        node.core[end[node.group[core]]] = core
+        end[node.group[core]] += 1
+    node.ahead[node.groups] = 0
+    for group in range(node.groups - 1, -1, -1):
+        node.ahead[group] = node.ahead[group + 1] + node.limit[group]
+
+
 cdef inline int _low(const Node *node, int group) noexcept nogil:
     """Return the least that this group and the later ones must take together."""
     return max(0, node.want - (node.ahead[0] - node.ahead[group]))
@@ -215,30 +287,28 @@ cdef inline int _high(const Node *node, int group) noexcept nogil:
     return min(node.want, node.ahead[group])
 
 
-cdef int _search(Node *node) noexcept nogil:
-    """Fill in `take` and `cost`; return 0, or -1 for want of memory."""
+cdef void _search(Node *node, bint take) noexcept nogil:
+    """Find the cost, and fill in `take` where that is wanted."""
     cdef int group, units, here, low, high, slack = 0
     cdef int64_t cost
     cdef int64_t *costs
     cdef int64_t *row = node.row
     cdef int64_t *after = node.next_row
-    cdef uint16_t *choices
-    cdef uint16_t *choice
-    cdef size_t size = 0
+    cdef uint16_t *choice = node.choices
 
+    group = _alone(node)
+    if group >= 0:
+        if take:
+            _take(node, group, node.want)
+        return
     for group in range(node.groups):
         _tabulate(node, group)
-        size += _high(node, group) - _low(node, group) + 1
     memset(node.shared, 0, (node.want + 1) * sizeof(int))
     for group in range(node.groups):
         node.shared[node.limit[group]] += 1
     _fewest(node.shared, node.want, node.want, &slack)
     slack -= node.want
 
-    choices = <uint16_t *>malloc(size * sizeof(uint16_t))
-    if choices == NULL:
-        return -1
-    choice = choices
     after[0] = 0
     for group in range(node.groups - 1, -1, -1):
         costs = node.costs + node.table[group]
@@ -263,11 +333,9 @@ cdef int _search(Node *node) noexcept nogil:
     node.cost = after[node.want]
 
     units = node.want
-    for group in range(node.groups):
+    for group in range(node.groups if take else 0):
         choice -= _high(node, group) - _low(node, group) + 1
         here = choice[units - _low(node, group)]
         if here:
             _take(node, group, here)
         units -= here
-    release(choices)
-    return 0

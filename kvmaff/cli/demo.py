@@ -26,7 +26,7 @@ from kvmaff.guest.guest import Guest
 from kvmaff.guest.usage import cpu_times
 from kvmaff.guest.vmm import Vmm
 from kvmaff.host.reader import Host, read_host
-from kvmaff.placement.fit import fit_in_node
+from kvmaff.placement.fit import Order, fit_in_node
 from kvmaff.report.hostsummary import host_summary
 from kvmaff.report.tables import guests_table, load_table, report_table
 from kvmaff.testing.microvm import Microvm, Mode
@@ -185,10 +185,10 @@ def _plan(host: Host, guests: Sequence[Guest]) -> list[dict[str, CpuSet]]:
     free, plan = usable, []
     for guest in guests:
         count = len(guest.vcpus)
-        fit = fit_in_node(count, cores=cores, l3=host.topology.l3, free=free)
+        fit = fit_in_node(Order(vcpus=count), cores=cores, l3=host.topology.l3, free=free)
         if fit is None:
             free = usable
-            fit = fit_in_node(count, cores=cores, l3=host.topology.l3, free=free)
+            fit = fit_in_node(Order(vcpus=count), cores=cores, l3=host.topology.l3, free=free)
         order = fit.order if fit else tuple(usable)
         free -= CpuSet(order)
         wishes = {str(n): CpuSet([order[n % len(order)]]) for n in range(count)}

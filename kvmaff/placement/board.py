@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.host.topology import NumaNode
-from kvmaff.placement.fit import NodeCores
+from kvmaff.placement.fit import HostCores, NodeCores
 from kvmaff.placement.request import PlacementRequest
 
 __all__ = ["WHOLE", "Board"]
@@ -19,6 +19,7 @@ WHOLE = 1000
 """The load of one vCPU on a PU of its own."""
 _UNKNOWN_DISTANCE = 20  # what firmware says of another node where it says nothing particular (ACPI SLIT)
 _LOCAL = 10
+_FARTHEST = 1 << 16
 
 
 class Board:
@@ -38,20 +39,32 @@ class Board:
         singles = topology.online - CpuSet.union_of(topology.cores)
         self.cores = (*topology.cores, *(CpuSet([cpu]) for cpu in singles))
         self.l3 = topology.l3 or tuple(node.cpus for node in self.nodes)
+        by_first = {core.bits & -core.bits: core for core in self.cores}
+        firsts = CpuSet.from_bits(sum(by_first))
         self.shape = {
-            node.number: NodeCores.of([core for core in self.cores if core.first in node.cpus], self.l3)
+            node.number: NodeCores.of([by_first[1 << cpu] for cpu in node.cpus & firsts], self.l3)
             for node in self.nodes
         }
+        self.alone = {number: HostCores.of([shape], [[0]]) for number, shape in self.shape.items()}
         self.owner: dict[int, str] = {}
         self.load: dict[int, int] = dict.fromkeys(topology.online, 0)
         self.memory = dict(request.memory)
         self.resident = {demand.spec.name: demand.memory for demand in request.demands}
+        self._together: HostCores | None = None
         self.used = CpuSet()  # by anybody, dedicated or not
         for held in request.held:
             if held.dedicated:
                 self.own(held.cpus & topology.online, held.name)
             else:
                 self.burden(held.cpus & topology.online, held.vcpus)
+
+    def together(self) -> HostCores:
+        """All nodes and how far they are apart, for the search over them."""
+        if self._together is None:
+            numbers = [node.number for node in self.nodes]
+            far = [[min(self.distance(one, other), _FARTHEST) for other in numbers] for one in numbers]
+            self._together = HostCores.of([self.shape[number] for number in numbers], far)
+        return self._together
 
     def own(self, cpus: CpuSet, name: str) -> None:
         """
@@ -92,12 +105,14 @@ class Board:
             other: Another's.
 
         Returns:
-            0 for the same node; the firmware's distance less 10 otherwise.
+            0 for the same node; the firmware's distance less 10 otherwise, the larger one where it differs by
+            direction.
         """
         if one == other:
             return 0
-        told = self.distances.get(one, {}).get(other, _UNKNOWN_DISTANCE)
-        return max(told - _LOCAL, 1)
+        there = self.distances.get(one, {}).get(other, _UNKNOWN_DISTANCE)
+        back = self.distances.get(other, {}).get(one, _UNKNOWN_DISTANCE)
+        return max(there - _LOCAL, back - _LOCAL, 1)
 
     def room(self, pool: CpuSet, ceiling: int) -> CpuSet:
         """

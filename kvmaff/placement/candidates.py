@@ -7,90 +7,17 @@ Inside a node the fit is exact (fit.py); to balance, vCPU by vCPU goes to the le
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
-
-import attrs
+from collections.abc import Iterator
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.guest.spec import GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.guest.spec import GuestSpec
 from kvmaff.placement.board import WHOLE, Board
-from kvmaff.placement.objective import Grain, Objective
+from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import Score
+from kvmaff.placement.scoring import Candidate, Wants, distance, loads, scored, siblings_together
 from kvmaff.placement.splits import Split, memory_needed, splits
 
-__all__ = ["Candidate", "Wants", "candidates", "capacity", "overcommitted"]
-
-
-@attrs.frozen(kw_only=True)
-class Wants:
-    """
-    What one guest's vCPUs want of a node, in the fit's terms.
-
-    Attributes:
-        vcpus: How many places.
-        unit: vCPUs come on a core in multiples of this.
-        per_core: At most so many on a core; 0 for no limit.
-        whole: Whether only cores are used whose PUs are all free.
-        free: PUs that may be taken.
-        reach: PUs that a shared guest's set may grow to.
-    """
-
-    vcpus: int
-    unit: int
-    per_core: int
-    whole: bool
-    free: CpuSet
-    reach: CpuSet
-
-    @classmethod
-    def of(
-        cls, spec: GuestSpec, objective: Objective, *, free: CpuSet, reach: CpuSet, vcpus: int
-    ) -> tuple[Wants, ...]:
-        """
-        What a guest wants, the best first.
-
-        Args:
-            spec: What it needs.
-            objective: What is wanted of its place.
-            free: PUs that may be taken.
-            reach: PUs that a shared guest's set may grow to.
-            vcpus: How many places.
-
-        Returns:
-            Ways to ask; a later one only matters where no earlier one fits.
-        """
-        shared = spec.vcpu_policy is VcpuPolicy.SHARED
-        alone = spec.thread_policy is ThreadPolicy.ISOLATE
-        whole = not shared and (alone or objective.whole_cores)
-        unit = 1
-        if not shared and spec.thread_policy is ThreadPolicy.REQUIRE:
-            unit = max(spec.threads, 2)
-        elif not shared and spec.threads > 1:
-            unit = spec.threads
-        per_core = 1 if alone else 0
-        first = cls(vcpus=vcpus, unit=unit, per_core=per_core, whole=whole, free=free, reach=reach)
-        if unit > 1 and spec.thread_policy is ThreadPolicy.PREFER:
-            return first, attrs.evolve(first, unit=1)  # siblings are preferred, not required
-        return (first,)
-
-
-@attrs.frozen(kw_only=True)
-class Candidate:
-    """
-    One place.
-
-    Attributes:
-        order: The PU of vCPU 0, 1, and so on.
-        nodes: Node number of each of them.
-        cpus: The guest's CPU set: those PUs, or for a shared guest as far as the grain reaches.
-        score: What it costs.
-    """
-
-    order: tuple[int, ...]
-    nodes: tuple[int, ...]
-    cpus: CpuSet
-    score: Score
+__all__ = ["candidates", "capacity", "overcommitted"]
 
 
 def capacity(board: Board, wants: Wants) -> dict[int, int]:
@@ -183,13 +110,13 @@ def overcommitted(board: Board, spec: GuestSpec, pool: CpuSet, *, memory: bool) 
     counts = {node: node_of.count(node) for node in set(chosen)}
     groups = [group for group in board.l3 if not group.isdisjoint(cpus)]
     score = Score(
-        distance=_distance(board, spec, Objective(name="", levels=(), shared_levels=()), node_of),
+        distance=distance(board, spec, Objective(name="", levels=(), shared_levels=()), node_of),
         nodes=len(counts),
         l3_groups=len(groups),
         shared_cores=0,
         broken_cores=0,
         left=0,
-        **_loads(board, spec, cpus, counts, groups),
+        **loads(board, spec, cpus, counts, groups),
     )
     found = Candidate(
         order=tuple(inside[node].first for node in node_of), nodes=node_of, cpus=cpus, score=score
@@ -204,9 +131,7 @@ def _place(
     for node, count in split:
         counts[node] = counts.get(node, 0) + count
     pools: dict[int, list[int]] = {}
-    shared = broken = 0
     for node, count in counts.items():
-        shape = board.shape[node]
         if count % wants.unit:
             return None
         if objective.balance:
@@ -215,13 +140,7 @@ def _place(
                 return None
             pools[node] = taken
         else:
-            fit = shape.fit(
-                count,
-                free=wants.free,
-                unit=wants.unit,
-                per_core=wants.per_core,
-                whole_cores=wants.whole,
-            )
+            fit = board.alone[node].fit(wants.order(count), free=wants.free, near=[0])
             if fit is None:
                 return None
             pools[node] = list(fit.order)
@@ -232,43 +151,9 @@ def _place(
         node_of = [node for _, node in sorted(zip(numbers, node_of, strict=True))]
     lines = {node: iter(pus) for node, pus in pools.items()}
     order = tuple(next(lines[node]) for node in node_of)
-    if wants.unit > 1 and not _siblings(board, order, wants.unit):
+    if wants.unit > 1 and not siblings_together(board, order, wants.unit):
         return None  # cells tear siblings apart
-    chosen = CpuSet(order)
-    shared_guest = spec.vcpu_policy is VcpuPolicy.SHARED
-    cpus = chosen
-    groups = [group for group in board.l3 if not group.isdisjoint(chosen)]
-    if shared_guest and objective.grain is Grain.L3:
-        inside = CpuSet.union_of(node.cpus for node in board.nodes if node.number in counts)
-        cpus = CpuSet.union_of(groups) & inside & wants.reach
-        cpus |= chosen
-    for core in board.cores:
-        mine = core & chosen
-        if mine:
-            others = core & (board.used - chosen) if not shared_guest else core & board.used
-            shared += bool(others)
-            broken += mine != core and not others
-    l3_groups = len(groups) + bool(chosen - CpuSet.union_of(groups))
-    left = sum(len((group & wants.free) - chosen) for group in groups)
-    score = Score(
-        distance=_distance(board, spec, objective, node_of),
-        nodes=len(counts),
-        l3_groups=l3_groups,
-        shared_cores=shared,
-        broken_cores=broken,
-        left=left,
-        node_left=sum(
-            len((node.cpus & wants.free) - chosen) for node in board.nodes if node.number in counts
-        ),
-        **_loads(board, spec, cpus, counts, groups),
-    )
-    return Candidate(order=order, nodes=tuple(node_of), cpus=cpus, score=score)
-
-
-def _siblings(board: Board, order: Sequence[int], unit: int) -> bool:
-    core_of = {cpu: number for number, core in enumerate(board.cores) for cpu in core}
-    groups = (order[start : start + unit] for start in range(0, len(order), unit))
-    return all(len({core_of[cpu] for cpu in group}) == 1 for group in groups)
+    return scored(board, spec, wants, objective, order, node_of)
 
 
 def _balanced(board: Board, node: int, wants: Wants, count: int) -> list[int] | None:
@@ -308,42 +193,3 @@ def _balanced(board: Board, node: int, wants: Wants, count: int) -> list[int] | 
         if open_pus[number]:
             heapq.heappush(heap, (rank(number), number))
     return taken if len(taken) == count else None
-
-
-def _distance(board: Board, spec: GuestSpec, objective: Objective, node_of: Sequence[int]) -> int:
-    counts: dict[int, int] = {}
-    for node in node_of:
-        counts[node] = counts.get(node, 0) + 1
-    total = 0
-    for one, other in combinations(sorted(counts), 2):
-        total += counts[one] * counts[other] * board.distance(one, other)
-    if objective.near:
-        for device in spec.device_nodes:
-            total += sum(count * board.distance(node, device) for node, count in counts.items())
-        memory = dict(board.resident.get(spec.name, ()))
-        if sum(memory.values()):
-            far = sum(
-                count * size * board.distance(node, where)
-                for node, count in counts.items()
-                for where, size in memory.items()
-            )
-            total += far // sum(memory.values())
-    return total
-
-
-def _loads(
-    board: Board, spec: GuestSpec, cpus: CpuSet, counts: Mapping[int, int], groups: Sequence[CpuSet]
-) -> dict[str, int]:
-    share = WHOLE * spec.max_vcpus // max(len(cpus), 1)
-
-    def after(inside: CpuSet) -> int:
-        return board.weight(inside) + share * len(inside & cpus)
-
-    nodes = [node.cpus for node in board.nodes if node.number in counts]
-    cores = [core for core in board.cores if not core.isdisjoint(cpus)]
-    return {
-        "load": max((board.load[cpu] for cpu in cpus), default=0) + share,
-        "node_load": max((after(node) // len(node) for node in nodes), default=0),
-        "l3_load": max((after(group) // len(group) for group in groups), default=0),
-        "core_load": max((after(core) for core in cores), default=0),
-    }

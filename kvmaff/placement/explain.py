@@ -41,4 +41,5 @@ def _cost(score: Score) -> str:
     words = [f"distance {score.distance}", f"{score.nodes} nodes", f"{score.l3_groups} L3 groups"]
     words += [f"{score.shared_cores} cores shared with others", f"{score.broken_cores} cores broken"]
     words += [f"{score.load / 1000:.2f} vCPUs on its busiest PU", f"{score.left} PUs left in its L3 groups"]
+    words += [f"worth {score.lost} to guests to come"] if score.lost else []
     return ", ".join(words)

@@ -1,11 +1,12 @@
 """
-The exact fit inside one NUMA node, in CPU ids.
+The exact fit of one guest, in CPU ids.
 
 The search itself is compiled (``kvmaff.placement._fit``, which only this module imports) and knows
-counts alone: PUs of one core are alike, and so are cores that hold as many free ones. Here a node
+counts alone: PUs of one core are alike, and so are cores that hold as many free ones. Here a host
 becomes counts, and counts become ids again, by two rules:
 
-* cores count in the order of their lowest CPU, L3 groups in the order of their first core;
+* nodes count in the order in which they are given, cores in the order of their lowest CPU, L3 groups in the order of
+  their first core;
 * a core gives its lowest free PUs.
 
 So the answer depends on the sets that were given, never on the order in which they were.
@@ -13,6 +14,7 @@ So the answer depends on the sets that were given, never on the order in which t
 
 from __future__ import annotations
 
+from array import array
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -20,45 +22,73 @@ import attrs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.placement import _fit
+from kvmaff.placement.future import ACCEPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["NodeCores", "NodeFit", "fit_in_node"]
+__all__ = ["Fit", "HostCores", "NodeCores", "Order", "fit_in_node"]
 
 _NO_L3 = -1
+_NO_CAP = 8192
+_STEPS = 1 << 16
+"""A search that takes longer than a few tenths of a second ends with the best so far, and says so."""
 
 
 @attrs.frozen(kw_only=True)
-class NodeFit:
+class Order:
     """
-    The PUs that vCPUs take in one NUMA node, and what that costs.
+    What a guest asks of cores.
 
-    The four numbers are the levels of the cost, the first counting most; no other choice of PUs
+    Attributes:
+        vcpus: How many, 1 to 8192.
+        unit: vCPUs come on a core in multiples of this, and ``vcpus`` is one.
+        per_core: At most so many vCPUs on a core; 0 for no limit.
+        whole_cores: Whether only cores may be used whose PUs are all free.
+    """
+
+    vcpus: int
+    unit: int = 1
+    per_core: int = 0
+    whole_cores: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Fit:
+    """
+    The PUs that vCPUs take, and what that costs.
+
+    The five numbers are the levels of the cost, the first counting most; where it is proved, no other choice of PUs
     costs less.
 
     Attributes:
         cpus: The chosen PUs.
         order: The PU of vCPU 0, 1, and so on: vCPUs on a core follow one another, then cores of an
-            L3 group. With ``unit=2``, vCPUs 2k and 2k + 1 are siblings.
+            L3 group, then groups of a node. With ``unit=2``, vCPUs 2k and 2k + 1 are siblings.
+        nodes: For each of them the place of its node.
+        distance: Sum over pairs of vCPUs of the distance between their nodes, and of each vCPU's ``near``.
         l3_groups: L3 groups used.
         shared_cores: Cores used that have PUs which were not free.
         broken_cores: Cores used in part that were all free.
-        left: PUs of the L3 groups used that were free and are not taken.
+        lost: What its PUs were worth to guests to come (future.py).
+        proved: Whether it is proved that nothing costs less; otherwise the search was too long and ended.
     """
 
     cpus: CpuSet
     order: tuple[int, ...]
+    nodes: tuple[int, ...]
+    distance: int
     l3_groups: int
     shared_cores: int
     broken_cores: int
-    left: int
+    lost: int
+    proved: bool
 
 
 @attrs.frozen(kw_only=True)
 class NodeCores:
     """
-    What a fit has to know about a node, worked out once for many of them; :meth:`of` makes one.
+    What a fit has to know about a node; :meth:`of` makes one.
 
     Attributes:
         cores: The cores as bits, in order.
@@ -93,24 +123,72 @@ class NodeCores:
             groups=tuple(_groups(ordered, l3)),
         )
 
+
+@attrs.frozen(kw_only=True)
+class HostCores:
+    """
+    What a fit has to know about a host, worked out once for many of them; :meth:`of` makes one.
+
+    Attributes:
+        cores: The cores as bits, node by node.
+        groups: For each the number of its L3 group.
+        columns: The same, and how far nodes are apart, packed for the search.
+    """
+
+    cores: tuple[int, ...]
+    groups: tuple[int, ...]
+    nodes: tuple[int, ...]
+    columns: tuple[bytes, bytes, bytes, bytes, bytes]
+
+    @classmethod
+    def of(cls, nodes: Sequence[NodeCores], distance: Sequence[Sequence[int]]) -> HostCores:
+        """
+        Work it out.
+
+        Args:
+            nodes: Up to 64 nodes.
+            distance: From each to each, from 1 to 65,536 where they differ.
+
+        Returns:
+            The host.
+        """
+        node_of = [place for place, node in enumerate(nodes) for _ in node.cores]
+        groups = [group for node in nodes for group in node.groups]
+        totals = [total for node in nodes for total in node.totals]
+        columns = (
+            array("i", node_of).tobytes(),
+            array("i", groups).tobytes(),
+            array("i", totals).tobytes(),
+            array("q", [far for row in distance for far in row]).tobytes(),
+            array("i", _wide(nodes)).tobytes(),
+        )
+        cores = tuple(core for node in nodes for core in node.cores)
+        return cls(cores=cores, groups=tuple(groups), nodes=tuple(node_of), columns=columns)
+
     def fit(
         self,
-        vcpus: int,
+        order: Order,
         *,
         free: CpuSet,
-        unit: int = 1,
-        per_core: int = 0,
-        whole_cores: bool = False,
-    ) -> NodeFit | None:
+        near: Sequence[int],
+        cap: Sequence[int] | None = None,
+        cells: Sequence[int] = (),
+        need: Sequence[int] = (),
+        have: Sequence[int] = (),
+        steps: int = _STEPS,
+    ) -> Fit | None:
         """
         Choose the PUs for some vCPUs.
 
         Args:
-            vcpus: How many, 1 to 8192.
-            free: PUs that may be taken; those outside the node do not matter.
-            unit: vCPUs come on a core in multiples of this, and ``vcpus`` is one.
-            per_core: At most so many vCPUs on a core; 0 for no limit.
-            whole_cores: Whether only cores may be used whose PUs are all free.
+            order: What is asked of cores.
+            free: PUs that may be taken; those outside the host do not matter.
+            near: For each node what each vCPU on it costs besides, up to 2**30.
+            cap: For each node how many vCPUs it may get at most; None for no limit.
+            cells: How many vCPUs each cell has, the largest first; each is whole in a node.
+            need: What each cell needs of each resource (up to four), cell by cell.
+            have: What each node has of each, node by node.
+            steps: After so many the search ends with the best so far.
 
         Returns:
             The fit that costs least, or None when there is none at all.
@@ -118,56 +196,67 @@ class NodeCores:
         Raises:
             ValueError: A number is out of range; says which one.
         """
-        free_bits = free.bits
-        open_bits = [core & free_bits for core in self.cores]
-        found = _fit.fit_node(
-            vcpus,
-            unit,
-            per_core,
-            whole_cores,
-            self.groups,
-            self.totals,
-            [bits.bit_count() for bits in open_bits],
+        bits = free.bits
+        open_bits = [core & bits for core in self.cores]
+        node, group, total, distance, wide = self.columns
+        found = _fit.fit_host(
+            order.vcpus,
+            order.unit,
+            order.per_core,
+            order.whole_cores,
+            len(near),
+            len(self.cores),
+            node,
+            group,
+            total,
+            array("i", [core.bit_count() for core in open_bits]).tobytes(),
+            distance,
+            array("q", near).tobytes(),
+            array("i", cap or [_NO_CAP] * len(near)).tobytes(),
+            wide,
+            ACCEPT,
+            cells,
+            array("q", need).tobytes(),
+            array("q", have).tobytes(),
+            steps,
         )
         if found is None:
             return None
-        takes, (l3_groups, shared_cores, broken_cores, left) = found
-        by_group: dict[int, list[int]] = {}
-        for group, bits, take in zip(self.groups, open_bits, takes, strict=True):
-            if take:
-                by_group.setdefault(group, []).extend(_lowest(bits, take))
-        order = tuple(chain.from_iterable(by_group.values()))
-        return NodeFit(
-            cpus=CpuSet(order),
-            order=order,
+        takes, cell_nodes, far, (l3_groups, shared_cores, broken_cores, lost), proved = found
+        pus: dict[int, dict[int, list[int]]] = {}
+        for core, take in takes:
+            by_group = pus.setdefault(self.nodes[core], {})
+            by_group.setdefault(self.groups[core], []).extend(_lowest(open_bits[core], take))
+        lines = {place: list(chain.from_iterable(by_group.values())) for place, by_group in pus.items()}
+        if cells:
+            left = {place: iter(line) for place, line in lines.items()}
+            nodes = [place for place, count in zip(cell_nodes, cells, strict=True) for _ in range(count)]
+            chosen = [next(left[place]) for place in nodes]
+        else:
+            nodes = [place for place, line in lines.items() for _ in line]
+            chosen = list(chain.from_iterable(lines.values()))
+        return Fit(
+            cpus=CpuSet(chosen),
+            order=tuple(chosen),
+            nodes=tuple(nodes),
+            distance=far,
             l3_groups=l3_groups,
             shared_cores=shared_cores,
             broken_cores=broken_cores,
-            left=left,
+            lost=lost,
+            proved=proved,
         )
 
 
-def fit_in_node(
-    vcpus: int,
-    *,
-    cores: Sequence[CpuSet],
-    l3: Iterable[CpuSet],
-    free: CpuSet,
-    unit: int = 1,
-    per_core: int = 0,
-    whole_cores: bool = False,
-) -> NodeFit | None:
+def fit_in_node(order: Order, *, cores: Sequence[CpuSet], l3: Iterable[CpuSet], free: CpuSet) -> Fit | None:
     """
     Choose the PUs for some vCPUs in a node that is asked about once.
 
     Args:
-        vcpus: As in :meth:`NodeCores.fit`, like all that is not said here.
+        order: What is asked of cores.
         cores: As in :meth:`NodeCores.of`.
         l3: The same.
         free: PUs that may be taken.
-        unit: vCPUs come on a core in multiples of this.
-        per_core: At most so many vCPUs on a core; 0 for no limit.
-        whole_cores: Whether only cores may be used whose PUs are all free.
 
     Returns:
         The fit that costs least, or None when there is none at all.
@@ -175,9 +264,22 @@ def fit_in_node(
     Raises:
         ValueError: A number is out of range, a core has no PU, or two cores have the same one.
     """
-    return NodeCores.of(cores, l3).fit(
-        vcpus, free=free, unit=unit, per_core=per_core, whole_cores=whole_cores
-    )
+    return HostCores.of([NodeCores.of(cores, l3)], [[0]]).fit(order, free=free, near=[0])
+
+
+def _wide(nodes: Sequence[NodeCores]) -> list[int]:
+    """For each node that lies in one L3 group, which other nodes have too, that group's number; -1 for the others."""
+    mine = [set(node.groups) for node in nodes]
+    numbers: dict[int, int] = {}
+    wide = []
+    for place, groups in enumerate(mine):
+        (group, *more) = groups or {_NO_L3}
+        others = any(group in other for number, other in enumerate(mine) if number != place)
+        if more or group == _NO_L3 or not others:
+            wide.append(-1)
+        else:
+            wide.append(numbers.setdefault(group, len(numbers)))
+    return wide
 
 
 def _in_order(cores: Sequence[CpuSet]) -> list[int]:

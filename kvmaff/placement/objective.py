@@ -22,6 +22,7 @@ class Level(enum.StrEnum):
     LOAD = "load"
     LEFT = "left"
     NODE_LEFT = "node_left"
+    LOST = "lost"
     NODE_LOAD = "node_load"
     L3_LOAD = "l3_load"
     CORE_LOAD = "core_load"
@@ -64,6 +65,16 @@ class Objective:
     from_isolated: bool = False
     housekeeping: bool = False
     near: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether the exact search over all nodes answers for dedicated guests: it knows the levels in one order."""
+        known = (Level.DISTANCE, Level.L3_GROUPS, Level.SHARED_CORES, Level.BROKEN_CORES, Level.LOST)
+        # a core of which every PU is the guest's is shared with nobody
+        mine = (
+            tuple(level for level in known if level is not Level.SHARED_CORES) if self.whole_cores else known
+        )
+        return not self.balance and self.levels in (known, mine)
 
     def key(self, score: Score, *, shared: bool) -> tuple[int, ...]:
         """

@@ -42,6 +42,7 @@ class Score:
         broken_cores: Cores of which a part is used.
         load: vCPUs on the busiest PU used, in thousandths.
         node_left: Free PUs left over in the nodes used.
+        lost: What its PUs were worth to guests to come, in their L3 groups and nodes (future.py).
         left: Free PUs left over in the L3 groups used.
         node_load: vCPUs of all guests on the busiest node used, in thousandths of its PUs.
         l3_load: The same for the busiest L3 group used.
@@ -59,6 +60,7 @@ class Score:
     l3_load: int = 0
     core_load: int = 0
     node_left: int = 0
+    lost: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -9,9 +9,10 @@ import attrs
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import GuestSpec, ThreadPolicy, VcpuPolicy
 from kvmaff.placement.board import Board
-from kvmaff.placement.candidates import Candidate, Wants, capacity
+from kvmaff.placement.candidates import capacity
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.request import Demand
+from kvmaff.placement.scoring import Candidate, Wants
 
 __all__ = ["reasons"]
 

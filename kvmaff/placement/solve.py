@@ -15,14 +15,18 @@ from kvmaff.errors import PlacementImpossible
 from kvmaff.guest.guest import Role
 from kvmaff.guest.spec import EmulatorPolicy, GuestSpec, ThreadPolicy, VcpuPolicy
 from kvmaff.placement.board import WHOLE, Board
-from kvmaff.placement.candidates import Candidate, Wants, candidates, overcommitted
+from kvmaff.placement.candidates import candidates, overcommitted
+from kvmaff.placement.exact import exact, exact_knows
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import GuestPlacement, Placement, ThreadPlacement, Unplaced
 from kvmaff.placement.refusal import reasons
 from kvmaff.placement.request import Demand, PlacementRequest
+from kvmaff.placement.scoring import Candidate, Wants
 from kvmaff.placement.splits import memory_needed
 
 __all__ = ["solve"]
+
+_NOT_PROVED = "the best that was found; the search was too long to prove that nothing better exists"
 
 
 def solve(request: PlacementRequest, objective: Objective) -> Placement:
@@ -182,12 +186,17 @@ class _Search:
         if vcpus < spec.max_vcpus and spec.cells:
             return None  # more vCPUs than CPUs: each cell floats over a node of its own
         memory = demand.pid is None
+        searched = self.objective.exact and not shared and exact_knows(self.board, spec)
         ways = Wants.of(spec, self.objective, free=free, reach=reach, vcpus=vcpus)
-        for wide in (False, True) if memory and spec.memory_bytes else (False,):
+        for wants in ways if searched else ():
+            found = exact(self.board, spec, wants, self.objective, memory=memory)
+            if found is not None:
+                return found
+        for wide in () if searched else (False, True) if memory and spec.memory_bytes else (False,):
             for wants in ways:
-                found = candidates(self.board, spec, wants, self.objective, memory=memory, wide=wide)
+                places = candidates(self.board, spec, wants, self.objective, memory=memory, wide=wide)
                 best = min(
-                    found,
+                    places,
                     key=lambda one: (self.objective.key(one.score, shared=shared), one.order),
                     default=None,
                 )
@@ -287,6 +296,7 @@ class _Search:
             threads=tuple(threads),
             nodes=tuple(sorted(told.intersection(used))),
             score=candidate.score,
+            why=() if candidate.proved else (_NOT_PROVED,),
             owned=CpuSet() if shared else self._owned(spec, candidate) | (taken.extra or CpuSet()),
         )
 

@@ -29,7 +29,7 @@ class IsolatedOptions:
     anywhere: bool = False
 
 
-_LEVELS = (Level.DISTANCE, Level.L3_GROUPS, Level.BROKEN_CORES, Level.LEFT)
+_LEVELS = (Level.DISTANCE, Level.L3_GROUPS, Level.BROKEN_CORES, Level.LOST)
 _OBJECTIVE = Objective(
     name="isolated",
     levels=_LEVELS,

@@ -20,7 +20,7 @@ _OBJECTIVE = Objective(
         Level.L3_GROUPS,
         Level.SHARED_CORES,
         Level.BROKEN_CORES,
-        Level.LEFT,
+        Level.LOST,
     ),
     # Shared guests float over whole L3 groups; among equals the emptier one does them and others the least harm.
     shared_levels=(Level.DISTANCE, Level.L3_GROUPS, Level.L3_LOAD, Level.NODE_LOAD, Level.LOAD),

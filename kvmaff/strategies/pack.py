@@ -13,16 +13,25 @@ from kvmaff.placement.strategy import Strategy
 
 __all__ = ["kvmaff_strategies"]
 
-_LEVELS = (
-    Level.DISTANCE,
-    Level.NODES,
-    Level.L3_GROUPS,
-    Level.SHARED_CORES,
-    Level.BROKEN_CORES,
-    Level.LEFT,
-    Level.NODE_LEFT,
+_OBJECTIVE = Objective(
+    name="pack",
+    levels=(
+        Level.DISTANCE,
+        Level.L3_GROUPS,
+        Level.SHARED_CORES,
+        Level.BROKEN_CORES,
+        Level.LOST,
+    ),
+    shared_levels=(
+        Level.DISTANCE,
+        Level.NODES,
+        Level.L3_GROUPS,
+        Level.SHARED_CORES,
+        Level.BROKEN_CORES,
+        Level.LEFT,
+        Level.NODE_LEFT,
+    ),
 )
-_OBJECTIVE = Objective(name="pack", levels=_LEVELS, shared_levels=_LEVELS)
 
 
 def _place(request: PlacementRequest) -> Placement:

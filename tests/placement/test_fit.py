@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.placement.fit import NodeCores, NodeFit, fit_in_node
+from kvmaff.placement.fit import Fit, HostCores, NodeCores, Order, fit_in_node
+from kvmaff.placement.future import accept
 
 from .fit_twin import Core, Question, cost_of, possible_takes, twin
 
@@ -60,9 +61,9 @@ policies = st.fixed_dictionaries({"per_core": st.sampled_from((0, 0, 2, 3)), "wh
 units = st.sampled_from((1, 1, 2))
 
 
-def fit(vcpus: int, node: Node, **policy: Any) -> NodeFit | None:
+def fit(vcpus: int, node: Node, **policy: Any) -> Fit | None:
     """Ask about a node."""
-    return fit_in_node(vcpus, cores=node.cores, l3=node.l3, free=node.free, **policy)
+    return fit_in_node(Order(vcpus=vcpus, **policy), cores=node.cores, l3=node.l3, free=node.free)
 
 
 @given(nodes(), st.integers(1, 12), units, policies)
@@ -81,13 +82,15 @@ def test_fit_is_the_twins(node: Node, pieces: int, unit: int, policy: dict[str, 
         assert actual is None
         return
     assert actual is not None
-    assert expected[0] == [len(actual.cpus & core) for core in node.in_order]
-    assert expected[1] == (
+    assert expected.takes == tuple(len(actual.cpus & core) for core in node.in_order)
+    assert expected.cost == (
+        actual.distance,
         actual.l3_groups,
         actual.shared_cores,
         actual.broken_cores,
-        actual.left,
+        actual.lost,
     )
+    assert actual.proved
 
 
 @given(nodes(), st.integers(1, 12), units, policies)
@@ -107,7 +110,7 @@ def test_chosen_pus(node: Node, pieces: int, unit: int, policy: dict[str, Any]) 
         assert len(chosen) in possible_takes(question, counted)
         assert list(core & node.free)[: len(chosen)] == chosen
     assert pieces * unit == sum(takes)
-    assert found.left == cost_of(node.counts(), takes)[3]
+    assert found.lost == cost_of(Question(vcpus=1, cores=node.counts()), takes)[-1]
 
 
 @given(nodes(), st.integers(1, 12), units)
@@ -138,11 +141,12 @@ def test_order_of_arguments_does_not_matter(node: Node, vcpus: int, data: st.Dat
 
 @given(nodes(), st.integers(1, 12), units, policies)
 def test_a_node_may_be_kept(node: Node, pieces: int, unit: int, policy: dict[str, Any]) -> None:
-    """A NodeCores answers as the one-time function, each time it is asked."""
-    kept = NodeCores.of(node.cores, node.l3)
+    """What is kept answers as the one-time function, each time it is asked."""
+    kept = HostCores.of([NodeCores.of(node.cores, node.l3)], [[0]])
     expected = fit(pieces * unit, node, unit=unit, **policy)
     for _ in range(2):
-        assert expected == kept.fit(pieces * unit, free=node.free, unit=unit, **policy)
+        order = Order(vcpus=pieces * unit, unit=unit, **policy)
+        assert expected == kept.fit(order, free=node.free, near=[0])
 
 
 SMT2 = [CpuSet([cpu, cpu + 8]) for cpu in range(8)]
@@ -152,45 +156,51 @@ HALVES = [CpuSet.parse("0-3,8-11"), CpuSet.parse("4-7,12-15")]
 
 def test_four_vcpus_fill_two_cores() -> None:
     """On an idle node of two L3 groups, four vCPUs get two whole cores of the first one."""
-    assert NodeFit(
+    assert Fit(
         cpus=CpuSet.parse("0-1,8-9"),
         order=(0, 8, 1, 9),
+        nodes=(0,) * 4,
+        distance=0,
         l3_groups=1,
         shared_cores=0,
         broken_cores=0,
-        left=4,
-    ) == fit_in_node(4, cores=SMT2, l3=HALVES, free=CpuSet(range(16)))
+        lost=accept(8) - accept(4) + accept(16) - accept(12),
+        proved=True,
+    ) == fit_in_node(Order(vcpus=4), cores=SMT2, l3=HALVES, free=CpuSet(range(16)))
 
 
 def test_one_vcpu_a_core() -> None:
     """With one vCPU a core, four vCPUs take first siblings and break four cores."""
-    assert NodeFit(
+    assert Fit(
         cpus=CpuSet.parse("0-3"),
         order=(0, 1, 2, 3),
+        nodes=(0,) * 4,
+        distance=0,
         l3_groups=1,
         shared_cores=0,
         broken_cores=4,
-        left=4,
-    ) == fit_in_node(4, cores=SMT2, l3=HALVES, free=CpuSet(range(16)), per_core=1)
+        lost=accept(8) - accept(4) + accept(16) - accept(12),
+        proved=True,
+    ) == fit_in_node(Order(vcpus=4, per_core=1), cores=SMT2, l3=HALVES, free=CpuSet(range(16)))
 
 
 def test_the_tighter_l3_group() -> None:
     """Where one L3 group has just enough, the other stays whole."""
-    found = fit_in_node(2, cores=SMT2, l3=HALVES, free=CpuSet.parse("0-3,8-11,6,14"))
+    found = fit_in_node(Order(vcpus=2), cores=SMT2, l3=HALVES, free=CpuSet.parse("0-3,8-11,6,14"))
     assert found is not None
-    assert (CpuSet.parse("6,14"), 0) == (found.cpus, found.left)
+    assert CpuSet.parse("6,14") == found.cpus
 
 
 def test_without_l3_the_node_is_one_group() -> None:
     """Where the host tells of no L3, all cores are one group."""
-    found = fit_in_node(16, cores=SMT2, l3=[], free=CpuSet(range(16)))
+    found = fit_in_node(Order(vcpus=16), cores=SMT2, l3=[], free=CpuSet(range(16)))
     assert found is not None
     assert found.l3_groups == 1
 
 
 def test_cores_outside_all_l3_are_one_group() -> None:
     """Cores that no L3 group holds make up a group of their own."""
-    found = fit_in_node(16, cores=SMT2, l3=HALVES[:1], free=CpuSet(range(16)))
+    found = fit_in_node(Order(vcpus=16), cores=SMT2, l3=HALVES[:1], free=CpuSet(range(16)))
     assert found is not None
     assert found.l3_groups == 2
 
@@ -198,10 +208,10 @@ def test_cores_outside_all_l3_are_one_group() -> None:
 def test_free_pus_elsewhere_do_not_count() -> None:
     """PUs that are free outside the node are neither used nor left over."""
     free = CpuSet([0, 8, *range(100, 200)])
-    found = fit_in_node(2, cores=SMT2, l3=[*HALVES, CpuSet(range(100, 200))], free=free)
+    found = fit_in_node(Order(vcpus=2), cores=SMT2, l3=[*HALVES, CpuSet(range(100, 200))], free=free)
     assert found is not None
-    assert (CpuSet([0, 8]), 0) == (found.cpus, found.left)
-    assert fit_in_node(3, cores=SMT2, l3=HALVES, free=free) is None
+    assert (CpuSet([0, 8]), 2 * accept(2)) == (found.cpus, found.lost)
+    assert fit_in_node(Order(vcpus=3), cores=SMT2, l3=HALVES, free=free) is None
 
 
 @pytest.mark.parametrize(
@@ -223,4 +233,4 @@ def test_bad_cores(cores: list[CpuSet], message: str) -> None:
 def test_bad_numbers_are_named() -> None:
     """What the engine refuses keeps the name that the caller knows."""
     with pytest.raises(ValueError, match=r"^vcpus is 3, which is no multiple of unit, 2$"):
-        fit_in_node(3, cores=SMT2, l3=HALVES, free=CpuSet(range(16)), unit=2)
+        fit_in_node(Order(vcpus=3, unit=2), cores=SMT2, l3=HALVES, free=CpuSet(range(16)))
