@@ -37,9 +37,10 @@ class Score:
             vCPU's distance beyond local to the guest's devices and to the memory that it has already; in the
             firmware's unit.
         nodes: NUMA nodes used.
-        l3_groups: L3 groups used.
-        shared_cores: Cores used that others use too.
-        broken_cores: Cores of which a part is used.
+        l3_groups: L3 groups used; cores that the host names none for are a group of their node. One of several nodes
+            counts once, unless these have others besides: then once a node.
+        shared_cores: Cores used that others use too, or that are not all to be had (reserved, isolated, not granted).
+        broken_cores: Other cores of which a part is used.
         load: vCPUs on the busiest PU used, in thousandths.
         node_left: Free PUs left over in the nodes used.
         lost: What its PUs were worth to guests to come, in their L3 groups and nodes (future.py).

@@ -142,15 +142,14 @@ def scored(
     for core in board.cores:
         mine = core & chosen
         if mine:
-            others = core & (board.used - chosen) if not shared_guest else core & board.used
+            others = core & board.used if shared_guest else core - wants.free
             shared += bool(others)
             broken += mine != core and not others
-    l3_groups = len(groups) + bool(chosen - CpuSet.union_of(groups))
     left = sum(len((group & wants.free) - chosen) for group in groups)
     score = Score(
         distance=distance(board, spec, objective, node_of),
         nodes=len(counts),
-        l3_groups=l3_groups,
+        l3_groups=_l3_groups(board, chosen, counts),
         shared_cores=shared,
         broken_cores=broken,
         left=left,
@@ -161,6 +160,18 @@ def scored(
         **loads(board, spec, cpus, counts, groups),
     )
     return Candidate(order=tuple(order), nodes=tuple(node_of), cpus=cpus, score=score, proved=proved)
+
+
+def _l3_groups(board: Board, chosen: CpuSet, counts: Mapping[int, int]) -> int:
+    """L3 groups used, as the search counts them: one of several nodes once where it is all that these have."""
+    used = set()
+    for number in counts:
+        shape = board.shape[number]
+        several = len(set(shape.groups)) > 1
+        for core, group in zip(shape.cores, shape.groups, strict=True):
+            if core & chosen.bits:
+                used.add((number if several or group < 0 else None, group))
+    return len(used)
 
 
 def _lost(board: Board, free: CpuSet, chosen: CpuSet, counts: Mapping[int, int]) -> int:
