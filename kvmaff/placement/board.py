@@ -13,7 +13,12 @@ from kvmaff.host.topology import NumaNode
 from kvmaff.placement.fit import HostCores, NodeCores
 from kvmaff.placement.request import PlacementRequest
 
-__all__ = ["WHOLE", "Board"]
+__all__ = ["MOST_CELLS", "MOST_NODES", "WHOLE", "Board"]
+
+MOST_NODES = 64
+"""NUMA nodes that the exact search knows; on larger hosts the nearest ones are tried."""
+MOST_CELLS = 256
+"""NUMA cells of a guest that it knows."""
 
 WHOLE = 1000
 """The load of one vCPU on a PU of its own."""

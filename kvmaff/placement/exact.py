@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from kvmaff.guest.spec import GuestSpec
+from collections.abc import Iterable
+
+from kvmaff.guest.spec import GuestCell, GuestSpec
 from kvmaff.placement.board import Board
 from kvmaff.placement.objective import Objective
-from kvmaff.placement.scoring import Candidate, Wants, near, scored, siblings_together
+from kvmaff.placement.scoring import Candidate, Wants, near, scored
 
-__all__ = ["exact", "exact_knows"]
+__all__ = ["exact"]
 
-_MOST_NODES = 64
-_MOST_CELLS = 256
 _ENDLESS = 1 << 62
-
-
-def exact_knows(board: Board, spec: GuestSpec) -> bool:
-    """
-    Whether the search is wide enough for a host and a guest.
-
-    Args:
-        board: The host.
-        spec: What the guest needs.
-
-    Returns:
-        False on hosts of more than 64 NUMA nodes and for guests of more than 256 cells.
-    """
-    return len(board.nodes) <= _MOST_NODES and len(spec.cells) <= _MOST_CELLS
 
 
 def exact(
@@ -48,10 +34,10 @@ def exact(
         return None  # some would be without a sibling
     numbers = [node.number for node in board.nodes]
     away = [near(board, spec, node) if objective.near else 0 for node in numbers]
-    cells = sorted(spec.cells, key=lambda cell: -len(cell.vcpus))
+    cells = sorted(_joined(spec.cells, wants.unit), key=lambda cell: -len(cell.vcpus))
     cap, need, have = None, [], []
     if memory and any(cell.memory_bytes for cell in cells):
-        need = [cell.memory_bytes for cell in cells]
+        need = [min(cell.memory_bytes, _ENDLESS) for cell in cells]
         have = [min(board.memory.get(node, _ENDLESS), _ENDLESS) for node in numbers]
     elif memory and spec.memory_bytes:
         # memory is spread as the vCPUs are, so that it limits how many of them a node can have
@@ -75,6 +61,18 @@ def exact(
         vcpus = [vcpu for cell in cells for vcpu in cell.vcpus]
         order = [cpu for _, cpu in sorted(zip(vcpus, order, strict=True))]
         nodes = [node for _, node in sorted(zip(vcpus, nodes, strict=True))]
-        if wants.unit > 1 and not siblings_together(board, order, wants.unit):
-            return None  # cells tear siblings apart
     return scored(board, spec, wants, objective, order, nodes, proved=fit.proved)
+
+
+def _joined(cells: Iterable[GuestCell], unit: int) -> list[GuestCell]:
+    """Cells that have siblings in common are in one node, as siblings are on one core: they count as one cell."""
+    joined: list[GuestCell] = []
+    for cell in cells:
+        own = cell
+        siblings = {vcpu // unit for vcpu in own.vcpus}
+        for other in [one for one in joined if not siblings.isdisjoint(vcpu // unit for vcpu in one.vcpus)]:
+            joined.remove(other)
+            vcpus = tuple(sorted((*own.vcpus, *other.vcpus)))
+            own = GuestCell(vcpus=vcpus, memory_bytes=own.memory_bytes + other.memory_bytes)
+        joined.append(own)
+    return joined

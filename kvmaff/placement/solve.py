@@ -14,9 +14,9 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible
 from kvmaff.guest.guest import Role
 from kvmaff.guest.spec import EmulatorPolicy, GuestSpec, ThreadPolicy, VcpuPolicy
-from kvmaff.placement.board import WHOLE, Board
+from kvmaff.placement.board import MOST_CELLS, MOST_NODES, WHOLE, Board
 from kvmaff.placement.candidates import candidates, overcommitted
-from kvmaff.placement.exact import exact, exact_knows
+from kvmaff.placement.exact import exact
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import GuestPlacement, Placement, ThreadPlacement, Unplaced
 from kvmaff.placement.refusal import reasons
@@ -186,7 +186,8 @@ class _Search:
         if vcpus < spec.max_vcpus and spec.cells:
             return None  # more vCPUs than CPUs: each cell floats over a node of its own
         memory = demand.pid is None
-        searched = self.objective.exact and not shared and exact_knows(self.board, spec)
+        known = len(self.board.nodes) <= MOST_NODES and len(spec.cells) <= MOST_CELLS
+        searched = self.objective.exact and not shared and known
         ways = Wants.of(spec, self.objective, free=free, reach=reach, vcpus=vcpus)
         for wants in ways if searched else ():
             found = exact(self.board, spec, wants, self.objective, memory=memory)

@@ -1,123 +1,203 @@
-"""Strategies and the exact search: what they answer for dedicated guests is the best, whatever node sets that takes."""
+"""Dedicated guests through the strategies: never refused where they fit, at the least cost, by every rule."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import attrs
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as hs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible
-from kvmaff.guest.spec import GuestCell, GuestSpec, VcpuPolicy
-from kvmaff.host.reader import Host
-from kvmaff.host.topology import NumaNode, Topology
-from kvmaff.placement.future import accept
-from kvmaff.placement.placement import GuestPlacement
-from kvmaff.placement.request import Demand, PlacementRequest
+from kvmaff.guest.spec import EmulatorPolicy, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.placement.board import Board
+from kvmaff.placement.placement import GuestPlacement, Score
+from kvmaff.placement.request import PlacementRequest
+from kvmaff.placement.scoring import near
 from kvmaff.placement.verify import verify
 from kvmaff.strategies import isolated, numa, pack
+from kvmaff.testing import inputs_hosts as st
+
+from .fit_twin import Answer, Cell, Core, Cost, Question, twin
 
 STRATEGIES = {
-    module.__name__.rpartition(".")[2]: strategy
-    for module in (isolated, numa, pack)
-    for strategy in module.kvmaff_strategies()
+    strategy.name: strategy for module in (pack, numa, isolated) for strategy in module.kvmaff_strategies()
 }
-by_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
-GIB = 1 << 30
+every = pytest.mark.parametrize("name", STRATEGIES)
 
 
-def _host(sizes: list[int], distances: list[list[int]]) -> Host:
-    """Nodes of so many single-thread cores, no L3, 64 GiB each."""
-    nodes, cores, begin = [], [], 0
-    for number, size in enumerate(sizes):
-        cpus = CpuSet(range(begin, begin + size))
-        begin += size
-        cores += [CpuSet([cpu]) for cpu in cpus]
-        told = tuple(enumerate(distances[number]))
-        nodes.append(NumaNode(number=number, cpus=cpus, memory_bytes=64 * GIB, distances=told))
-    every = CpuSet(range(begin))
-    topology = Topology(
-        possible=every,
-        present=every,
-        online=every,
-        packages=(every,),
-        dies=(),
-        clusters=(),
-        cores=tuple(cores),
-        l2=(),
-        l3=(),
-        nodes=tuple(nodes),
-    )
-    return Host(root="/nowhere", topology=topology, isolated=CpuSet(), nohz_full=CpuSet())
-
-
-def _place(strategy: str, host: Host, spec: GuestSpec, **rest: object) -> GuestPlacement:
-    request = PlacementRequest(host=host, demands=(Demand(spec=spec),), **rest)  # type: ignore[arg-type]
-    placement = STRATEGIES[strategy].place(request)
+def placed(name: str, request: PlacementRequest) -> GuestPlacement | None:
+    """The only guest's place, which keeps every rule; None where it is refused."""
+    try:
+        placement = STRATEGIES[name].place(request)
+    except PlacementImpossible as error:
+        (refused,) = error.unplaced
+        # no host is asked about that has no CPU for other threads
+        assume(not any("housekeeping CPU" in reason for reason in refused.reasons))
+        return None
     assert () == verify(request, placement)
-    return placement.guests[0]
+    (guest,) = placement.guests
+    assert not guest.why  # it is proved
+    return guest
 
 
-def _spec(vcpus: int, **rest: object) -> GuestSpec:
-    plain = GuestSpec(name="g", vcpus=vcpus, vcpu_policy=VcpuPolicy.DEDICATED)
-    return attrs.evolve(plain, **rest)  # type: ignore[arg-type]
+def levels(score: Score) -> Cost:
+    """The levels that the fit knows."""
+    return (score.distance, score.l3_groups, score.shared_cores, score.broken_cores, score.lost)
 
 
-@by_strategy
-def test_a_node_that_could_be_left_out(strategy: str) -> None:
-    """Ten vCPUs would fit on two nodes that are far apart; a third one between them saves distance."""
-    host = _host([8, 8, 1], [[10, 110, 11], [110, 10, 11], [11, 11, 10]])
-    found = _place(strategy, host, _spec(10))
-    assert ((0, 1, 2), 8 * 1 * 100 + 8 * 1 + 1 * 1) == (found.nodes, found.score.distance)
+# -- any host
 
 
-@by_strategy
-def test_the_fewest_nodes_are_not_the_nearest(strategy: str) -> None:
-    """Four nodes of one socket are nearer to one another than three of two sockets."""
-    far = [[10 if a == b else 12 if a // 4 == b // 4 else 32 for b in range(8)] for a in range(8)]
-    found = _place(strategy, _host([4, 4, 4, 4, 6, 6, 1, 1], far), _spec(16))
-    assert ((0, 1, 2, 3), 6 * 16 * 2) == (found.nodes, found.score.distance)
-
-
-@by_strategy
-def test_memory_is_a_hard_limit(strategy: str) -> None:
-    """Where a node has CPUs for all but memory for a half, the guest is spread; without memory it is refused."""
-    host = _host([8, 8], [[10, 20], [20, 10]])
-    memory = ((0, 4 * GIB), (1, 4 * GIB))
-    found = _place(strategy, host, _spec(8, memory_bytes=8 * GIB), memory=memory)
-    assert [4, 4] == [len(found.vcpu_cpus & node.cpus) for node in host.topology.nodes]
-    with pytest.raises(PlacementImpossible, match="memory"):
-        _place(strategy, host, _spec(8, memory_bytes=9 * GIB), memory=memory)
-
-
-@by_strategy
-def test_unequal_cells(strategy: str) -> None:
-    """Cells, in any order and of any size, are whole on a node each; one that no node holds is refused."""
-    far = [[10 if a == b else 20 for b in range(4)] for a in range(4)]
-    host = _host([1, 2, 4, 1], far)  # the last one is for other threads, and has no memory
-    cells = (
-        GuestCell(vcpus=(0,), memory_bytes=GIB),
-        GuestCell(vcpus=(1, 2, 3, 4), memory_bytes=3 * GIB),
-        GuestCell(vcpus=(5, 6), memory_bytes=2 * GIB),
-    )
-    memory = ((0, 3 * GIB), (1, 3 * GIB), (2, 3 * GIB), (3, 0))
-    found = _place(strategy, host, _spec(7, cells=cells, memory_bytes=6 * GIB), memory=memory)
-    on = {thread.index: thread.cpus for thread in found.threads if thread.role.value == "vcpu"}
-    assert [(0,), (2,), (1,)] == [
-        tuple(
-            node.number
-            for node in host.topology.nodes
-            if node.cpus & CpuSet.union_of(on[n] for n in cell.vcpus)
+@hs.composite
+def alone(draw: hs.DrawFn) -> PlacementRequest:
+    """One dedicated guest beside what others hold."""
+    request = draw(st.requests(guests=1))
+    (demand,) = request.demands
+    spec = demand.spec
+    if spec.vcpu_policy is VcpuPolicy.SHARED:
+        spec = attrs.evolve(
+            spec,
+            vcpu_policy=VcpuPolicy.DEDICATED,
+            thread_policy=draw(hs.sampled_from(_thread_policies(spec))),
         )
-        for cell in cells
+    told = {node.number for node in request.host.topology.nodes}
+    devices = tuple(node for node in spec.device_nodes if not told or node in told)
+    spec = attrs.evolve(spec, emulator_policy=EmulatorPolicy.SHARE, device_nodes=devices)
+    return attrs.evolve(request, demands=(attrs.evolve(demand, spec=spec),))
+
+
+def _thread_policies(spec: GuestSpec) -> list[ThreadPolicy]:
+    """Those that do not contradict what it is."""
+    policies = [ThreadPolicy.PREFER]
+    if spec.max_vcpus % 2 == 0:
+        policies.append(ThreadPolicy.REQUIRE)
+    if spec.threads == 1:
+        policies.append(ThreadPolicy.ISOLATE)
+    return policies
+
+
+def questions(name: str, request: PlacementRequest) -> Iterator[Question]:
+    """What a strategy asks for in the twin's terms; a later one counts where no earlier one fits."""
+    (demand,) = request.demands
+    spec, board = demand.spec, Board(request)
+    pool = request.usable(demand) - board.used
+    outside = board.isolated if name == "isolated" and board.isolated else CpuSet()
+    pool = pool & outside if outside else pool - board.isolated
+    told = any(cell.memory_bytes for cell in spec.cells)
+    free = {node.number: board.memory.get(node.number) for node in board.nodes}
+    cap = [8192] * len(board.nodes)
+    have: tuple[tuple[int, ...], ...] = ()
+    if demand.pid is None and told:
+        have = tuple((1 << 60 if amount is None else amount,) for amount in free.values())
+    elif demand.pid is None:
+        for at, amount in enumerate(free.values()):
+            counts = range(spec.max_vcpus + 1)
+            if amount is not None:  # memory is spread as the vCPUs are
+                cap[at] = max(n for n in counts if -(-spec.memory_bytes * n // spec.max_vcpus) <= amount)
+    rows = [
+        Core(
+            next((at for at, group in enumerate(board.l3) if core.first in group), -1),
+            len(core),
+            len(core & pool),
+            place,
+        )
+        for place, node in enumerate(board.nodes)
+        for core in sorted(board.cores, key=lambda core: core.first)
+        if core.first in node.cpus
     ]
-    for sizes in ([1, 1, 1], [3, 3, 1], [1, 2, 3]):
-        with pytest.raises(PlacementImpossible, match="3 cells"):
-            _place(strategy, _host([*sizes, 1], far), _spec(7, cells=cells))
+    numbers = [node.number for node in board.nodes]
+    mine = [{row.group for row in rows if row.node == place} for place in range(len(numbers))]
+    wide = [
+        next(iter(own)) if len(own) == 1 and min(own) >= 0 and sum(own <= other for other in mine) > 1 else -1
+        for own in mine
+    ]
+    siblings = max(spec.threads, 2 if spec.thread_policy is ThreadPolicy.REQUIRE else 1)
+    for unit in dict.fromkeys((siblings, 1 if spec.thread_policy is ThreadPolicy.PREFER else siblings)):
+        if spec.max_vcpus % unit:
+            continue
+        yield Question(
+            vcpus=spec.max_vcpus,
+            unit=unit,
+            per_core=1 if spec.thread_policy is ThreadPolicy.ISOLATE else 0,
+            whole=spec.thread_policy is ThreadPolicy.ISOLATE or name == "isolated",
+            cores=tuple(rows),
+            distance=tuple(tuple(board.distance(one, other) for other in numbers) for one in numbers),
+            near=tuple(near(board, spec, node) if name != "pack" else 0 for node in numbers),
+            cap=tuple(cap),
+            wide=tuple(wide),
+            cells=tuple(
+                Cell(len(vcpus), (memory,) if have else ()) for vcpus, memory in whole_cells(spec, unit)
+            ),
+            have=have,
+        )
 
 
-@by_strategy
-def test_what_is_lost_is_told(strategy: str) -> None:
-    """The score says what the place was worth to guests to come: in its node, and in what stands for an L3 group."""
-    found = _place(strategy, _host([8, 6], [[10, 20], [20, 10]]), _spec(4))
-    assert (1,) == found.nodes
-    assert 2 * (accept(6) - accept(2)) == found.score.lost
+def whole_cells(spec: GuestSpec, unit: int) -> list[tuple[set[int], int]]:
+    """The vCPUs and memory that must be in one node: a cell's, and siblings of which each cell has some."""
+    parts = [(set(cell.vcpus), cell.memory_bytes) for cell in spec.cells]
+    for start in range(0, spec.max_vcpus, unit) if parts else ():
+        group = set(range(start, start + unit))
+        some = [part for part in parts if part[0] & group]
+        parts = [part for part in parts if part not in some]
+        parts.append((set().union(*(vcpus for vcpus, _ in some)), sum(memory for _, memory in some)))
+    return sorted(parts, key=lambda part: -len(part[0]))
+
+
+def best(name: str, request: PlacementRequest) -> Answer | None:
+    """What the twin says of them."""
+    answers = map(twin, questions(name, request))
+    return next((answer for answer in answers if answer is not None), None)
+
+
+@every
+@given(request=alone())
+def test_a_guest_has_the_place_that_costs_least(name: str, request: PlacementRequest) -> None:
+    """A guest is refused just where the twin finds no place, and no place costs less than its own."""
+    expected, actual = best(name, request), placed(name, request)
+    assert (expected is None) == (actual is None)
+    if expected is not None and actual is not None:
+        assert expected.cost == levels(actual.score)
+
+
+@every
+@given(request=alone(), data=hs.data())
+def test_one_more_free_cpu_never_makes_it_impossible(
+    name: str, request: PlacementRequest, data: hs.DataObject
+) -> None:
+    """Who has a place also has one when a guest outside lets go of a CPU."""
+    if not request.held or placed(name, request) is None:
+        return
+    one = data.draw(hs.sampled_from(request.held))
+    gone = CpuSet([data.draw(hs.sampled_from(list(one.cpus)))])
+    others = tuple(other for other in request.held if other is not one)
+    left = attrs.evolve(one, cpus=one.cpus - gone)
+    assert placed(name, attrs.evolve(request, held=(*others, left) if left.cpus else others)) is not None
+
+
+def renumbered(value: Any, new: dict[int, int]) -> Any:
+    """The same host or request with other CPU numbers; groups stand in order of their first CPU, as ever."""
+    if isinstance(value, CpuSet):
+        return CpuSet(new[cpu] for cpu in value)
+    if isinstance(value, tuple):
+        turned = tuple(renumbered(one, new) for one in value)
+        groups = turned and all(isinstance(one, CpuSet) for one in turned)
+        return tuple(sorted(turned, key=lambda group: group.first)) if groups else turned
+    if attrs.has(type(value)) and not isinstance(value, GuestSpec):
+        return attrs.evolve(
+            value, **{f.name: renumbered(getattr(value, f.name), new) for f in attrs.fields(type(value))}
+        )
+    return value
+
+
+@every
+@given(request=alone(), data=hs.data())
+def test_renumbered_cpus_cost_the_same(name: str, request: PlacementRequest, data: hs.DataObject) -> None:
+    """Other CPU numbers are other CPUs in the answer, and the same cost."""
+    cpus = list(request.host.topology.possible | request.host.topology.present)
+    new = dict(zip(cpus, data.draw(hs.permutations(cpus)), strict=True))
+    one, other = placed(name, request), placed(name, renumbered(request, new))
+    assert (one and levels(one.score)) == (other and levels(other.score))

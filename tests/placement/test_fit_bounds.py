@@ -26,13 +26,8 @@ def one_node(vcpus: int, *cores: Core, **rest: Any) -> Question:
 
 def many(vcpus: int, nodes: int, *cores: Core, **rest: Any) -> Question:
     """A question about nodes that are all equally far apart."""
-    far = tuple(tuple(11 * (one != other) for other in range(nodes)) for one in range(nodes))
-    same: dict[str, Any] = {
-        "near": (0,) * nodes,
-        "cap": (8192,) * nodes,
-        "wide": (-1,) * nodes,
-        "distance": far,
-    }
+    same: dict[str, Any] = {"near": (0,) * nodes, "cap": (8192,) * nodes, "wide": (-1,) * nodes}
+    same["distance"] = tuple(tuple(11 * (one != other) for other in range(nodes)) for one in range(nodes))
     return Question(vcpus=vcpus, cores=cores, **same | rest)
 
 
