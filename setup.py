@@ -13,12 +13,13 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                "kvmaff.placement._fit",
-                ["ext/_fit.pyx"],
+                name,
+                [f"ext/{name.rpartition('.')[2]}.pyx"],
                 define_macros=[("Py_LIMITED_API", "0x030B0000")],
                 py_limited_api=True,
                 extra_compile_args=["-O2"],
-            ),
+            )
+            for name in ("kvmaff.placement._fit", "kvmaff.host._lay")
         ],
         language_level=3,
     ),

@@ -22,6 +22,9 @@
 # 8. What is lost is acceptance: accept[n] says what n free PUs in one place are worth to guests to
 #    come. It is counted for an L3 group here and for the node by who asks.
 # 9. Where one group can take all, one is taken: then no table is needed.
+# 10. Mostly a host is even: all cores have the same PUs, and one that is in use has room for one
+#    unit at most. Then sums of rooms say all that is to know of a group's cores: what FILLED cores
+#    make up exactly are the multiples of one core, and "the fewest" is a division.
 
 cdef extern from *:
     """
@@ -47,36 +50,40 @@ cdef int64_t NEVER = <int64_t>1 << 62  # above every cost, and so is its sum wit
 # The question, and all the memory that the answer needs. A "place" is an index into `core`,
 # where the cores stand group by group.
 cdef struct Node:
-    int cores
     int groups
-    int want           # in units
+    int want            # in units
     int unit
-    int *group         # [cores] counted in order of appearance
-    int *total         # [cores] PUs
-    int *free          # [cores] PUs
-    int *room          # [cores] units
-    int *kind          # [cores]
-    int *core          # [cores] the cores, group by group
-    int *take          # [cores] the answer, PUs
-    int *open          # [groups] PUs of a group that may be taken
-    const int *accept  # [MOST + 1] what so many free PUs are worth to guests to come
-    int *first         # [groups + 1] the place where a group begins
-    int *limit         # [groups] units a group can take, at most `want`
-    int *ahead         # [groups + 1] what that group and all later ones can take, of limit
-    int64_t *costs     # [sum of (limit + 1)] a group's table begins at costs[table[group]]
-    int *table         # [groups]
-    int64_t *row       # [want + 1] best cost of taking that many from the groups seen
-    int64_t *next_row  # [want + 1]
-    int *filled_from   # [room + 1] see Rest
-    int *spoilt        # [room + 1]
-    int *shared        # [room + 1]
-    uint64_t *sums     # [room / 64 + 1]
-    uint16_t *choices  # [(want + 1) * groups]
+    int even            # units of a core that is all free, where that says it all (rule 10); else 0
+    const int *total    # [cores] PUs
+    const int *free     # [cores] PUs
+    int *group          # [cores] counted in order of appearance
+    int *room           # [cores] units
+    int *kind           # [cores]
+    int *core           # [cores] the cores, group by group
+    int *take           # [cores] the answer, PUs; of those that are not in a group that is used nothing is written
+    const int *accept   # [MOST + 1] what so many free PUs are worth to guests to come
+    int *first          # [groups + 1] the place where a group begins
+    int *open           # [groups] PUs of a group that may be taken
+    int *rooms          # [groups] units of all its cores together
+    int *filled_rooms   # [groups] and of its FILLED ones
+    int *spoilt_rooms   # [groups]
+    int *limit          # [groups] units a group can take, at most `want`
+    int *ahead          # [groups + 1] what that group and all later ones can take, of limit
+    int64_t *costs      # [sum of (limit + 1)] a group's table begins at costs[table[group]]
+    int *table          # [groups]
+    int64_t *row        # [want + 1] best cost of taking that many from the groups seen
+    int64_t *next_row   # [want + 1]
+    int *filled_from    # [room + 1] see Rest
+    int *spoilt         # [room + 1]
+    int *shared         # [room + 1]
+    uint64_t *sums      # [room / 64 + 1]
+    uint16_t *choices   # [(want + 1) * groups]
     int64_t cost
 
 
 # The cores of one group from some place on, as far as costs go.
 cdef struct Rest:
+    int even           # as the node's
     int most           # no core has more room
     int filled_room    # all FILLED cores together, and so on
     int spoilt_room
@@ -112,10 +119,15 @@ cdef int64_t _cheapest(const Rest *rest, int place, int units) noexcept nogil:
     """Return the least cost of taking so many units from the rest, which begins at the place."""
     cdef int shared, broken, covered = 0
     if units <= rest.filled_room:
+        if rest.even:
+            return 0 if units % rest.even == 0 else _cost(0, 0, 1, 0)
         return 0 if rest.filled_from[units] >= place else _cost(0, 0, 1, 0)
     units -= rest.filled_room
     if units > rest.spoilt_room + rest.shared_room:
         return NEVER
+    if rest.even:
+        shared = max(units - rest.spoilt_room, 0)
+        return _cost(0, shared, (units - shared + rest.even - 1) // rest.even, 0)
     shared = _fewest(rest.shared, rest.most, units - rest.spoilt_room, &covered)
     # The last shared core may hold more than it had to, which may save spoilt ones.
     broken = _fewest(rest.spoilt, rest.most, units - covered, &covered)
@@ -139,10 +151,12 @@ cdef inline void _count(const Node *node, int core, int times, Rest *rest) noexc
         rest.filled_room += times * room
     elif node.kind[core] == SPOILT:
         rest.spoilt_room += times * room
-        rest.spoilt[room] += times
+        if not rest.even:
+            rest.spoilt[room] += times
     else:
         rest.shared_room += times * room
-        rest.shared[room] += times
+        if not rest.even:
+            rest.shared[room] += times
 
 
 cdef void _load(Node *node, int group, Rest *rest) noexcept nogil:
@@ -150,6 +164,11 @@ cdef void _load(Node *node, int group, Rest *rest) noexcept nogil:
     cdef int place, core, room, word, step, bit, highest = 0
     cdef uint64_t moved
     cdef int begin = node.first[group], end = node.first[group + 1]
+    rest.even = node.even
+    if node.even:
+        rest.filled_room, rest.spoilt_room = node.filled_rooms[group], node.spoilt_rooms[group]
+        rest.shared_room = node.rooms[group] - rest.filled_room - rest.spoilt_room
+        return
     rest.most = rest.filled_room = rest.spoilt_room = rest.shared_room = 0
     rest.filled_from, rest.spoilt, rest.shared = node.filled_from, node.spoilt, node.shared
     for place in range(begin, end):
@@ -202,6 +221,9 @@ cdef int64_t _in_one(Node *node, int group, int units) noexcept nogil:
     cdef Rest rest
     cdef int place, core, filled = 0
     cdef uint64_t sums = 1
+    if node.even:
+        _load(node, group, &rest)
+        return _cheapest(&rest, 0, units)
     for place in range(node.first[group], node.first[group + 1]):
         core = node.core[place]
         if node.kind[core] == FILLED:
@@ -221,7 +243,7 @@ cdef int _alone(Node *node) noexcept nogil:
     cdef int64_t cost
     node.cost = NEVER
     for group in range(node.groups):
-        if node.limit[group] < node.want:
+        if node.rooms[group] < node.want:
             continue
         cost = _cost(1, 0, 0, _lost(node, node.open[group], node.want))
         if cost >= node.cost:
@@ -251,27 +273,13 @@ cdef void _take(Node *node, int group, int units) noexcept nogil:
         node.take[core] = here * node.unit
 
 
-cdef void _sort(Node *node) noexcept nogil:
-    """Put the cores group by group, in their order; measure the groups and lay out their tables."""
-    cdef int core, group, table = 0
-    cdef int *end = node.ahead  # of what a group has so far
-    memset(node.first, 0, (node.groups + 1) * sizeof(int))
-    memset(node.limit, 0, node.groups * sizeof(int))
-    memset(node.open, 0, node.groups * sizeof(int))
-    for core in range(node.cores):
-        node.take[core] = 0
-        node.first[node.group[core] + 1] += 1
-        node.limit[node.group[core]] += node.room[core]
-        node.open[node.group[core]] += node.free[core]
+cdef void _lay_out(Node *node) noexcept nogil:
+    """Measure the groups against what is wanted, and lay out their tables."""
+    cdef int group, table = 0
     for group in range(node.groups):
-        node.limit[group] = min(node.limit[group], node.want)
+        node.limit[group] = min(node.rooms[group], node.want)
         node.table[group] = table
         table += node.limit[group] + 1
-        node.first[group + 1] += node.first[group]
-        end[group] = node.first[group]
-    for core in range(node.cores):
-        node.core[end[node.group[core]]] = core
-        end[node.group[core]] += 1
     node.ahead[node.groups] = 0
     for group in range(node.groups - 1, -1, -1):
         node.ahead[group] = node.ahead[group + 1] + node.limit[group]
@@ -301,6 +309,7 @@ cdef void _search(Node *node, bint take) noexcept nogil:
         if take:
             _take(node, group, node.want)
         return
+    _lay_out(node)
     for group in range(node.groups):
         _tabulate(node, group)
     memset(node.shared, 0, (node.want + 1) * sizeof(int))

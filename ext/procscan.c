@@ -21,3 +21,4 @@
 #include "procscan_masks.c"
 #include "procscan_sweep.c"
 #include "procscan_bind.c"
+#include "procscan_pages.c"

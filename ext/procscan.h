@@ -1,5 +1,5 @@
 /*
- * procscan: ask the kernel about many threads, and tell it their CPUs, in one call.
+ * procscan: ask the kernel about many threads, and tell it their CPUs, in one call; and where pages are.
  *
  * The rules of this file:
  *  - The caller owns all memory. Functions return a count, or -errno where the whole call failed.
@@ -142,5 +142,10 @@ void ps_prepare(const struct ps_task *tasks, size_t n, struct ps_bind *rows);
  * Returns how many are PS_SET or PS_KEPT, or -errno. */
 long ps_bind(int proc, struct ps_bind *rows, size_t n, uint64_t sure,
              const uint64_t *expect, const uint64_t *want, uint64_t *after, size_t words);
+
+/* Ask on which NUMA node the pages at `count` addresses of a process are (move_pages(2), which moves none of them);
+ * nodes[i] is a node or -errno: -ENOENT and -EFAULT where no page is that could be anywhere.
+ * Returns how many are on a node, or -errno: -ESRCH without such a process, -EPERM, -ENOSYS. */
+long ps_pages(int32_t pid, const uintptr_t *addresses, size_t count, int32_t *nodes);
 
 #endif

@@ -30,10 +30,18 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from kvmaff.formats.capture import Captured
-    from kvmaff.formats.specs import SpecEntry, read_specs
+    from kvmaff.formats.specs import SpecEntry, read_rules, read_specs
     from kvmaff.guest.discover import Discovery
     from kvmaff.guest.guest import Guest, GuestThread, Role, Source
-    from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
+    from kvmaff.guest.spec import (
+        Affinity,
+        EmulatorPolicy,
+        GuestCell,
+        GuestSpec,
+        Place,
+        ThreadPolicy,
+        VcpuPolicy,
+    )
     from kvmaff.guest.vmm import Vmm
     from kvmaff.hooks.manager import PluginManager
     from kvmaff.hooks.plugin import PluginInfo
@@ -46,14 +54,24 @@ if TYPE_CHECKING:
     from kvmaff.host.reader import Host, read_host
     from kvmaff.host.threads import Thread
     from kvmaff.host.topology import CoreKind, HugePages, NumaNode, Topology
+    from kvmaff.placement.explain import Explanation, RunnerUp
     from kvmaff.placement.objective import Grain, Level, Objective
-    from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement, Unplaced
-    from kvmaff.placement.request import Demand, Held, PlacementRequest
+    from kvmaff.placement.placement import (
+        GuestPlacement,
+        Placement,
+        Remedy,
+        Removal,
+        Score,
+        ThreadPlacement,
+        Unplaced,
+    )
+    from kvmaff.placement.request import Demand, Held, HostRules, PlacementRequest, Pool
     from kvmaff.placement.solve import solve
-    from kvmaff.placement.strategy import NoOptions, Strategy
+    from kvmaff.placement.strategy import NoOptions, Strategy, option
     from kvmaff.placement.verify import Violation, verify
 
 __all__ = [
+    "Affinity",
     "AmbiguousGuest",
     "BindingFailed",
     "Captured",
@@ -64,6 +82,7 @@ __all__ = [
     "Demand",
     "Discovery",
     "EmulatorPolicy",
+    "Explanation",
     "Grain",
     "Grant",
     "Guest",
@@ -76,6 +95,7 @@ __all__ = [
     "Held",
     "Host",
     "HostReadError",
+    "HostRules",
     "HugePages",
     "Irq",
     "Isolation",
@@ -89,6 +109,7 @@ __all__ = [
     "Objective",
     "Occupancy",
     "Outcome",
+    "Place",
     "Placement",
     "PlacementImpossible",
     "PlacementRefused",
@@ -97,9 +118,13 @@ __all__ = [
     "PluginError",
     "PluginInfo",
     "PluginManager",
+    "Pool",
+    "Remedy",
+    "Removal",
     "Report",
     "RequestError",
     "Role",
+    "RunnerUp",
     "Score",
     "Source",
     "SpecEntry",
@@ -120,11 +145,13 @@ __all__ = [
     "guests",
     "hookimpl",
     "on_cpus",
+    "option",
     "pin",
     "pin_process",
     "place",
     "plan",
     "read_host",
+    "read_rules",
     "read_specs",
     "solve",
     "undo",
@@ -155,12 +182,20 @@ _HOMES = {
     ),
     "kvmaff.guest.discover": ("Discovery",),
     "kvmaff.guest.guest": ("Guest", "GuestThread", "Role", "Source"),
-    "kvmaff.guest.spec": ("EmulatorPolicy", "GuestCell", "GuestSpec", "ThreadPolicy", "VcpuPolicy"),
+    "kvmaff.guest.spec": (
+        "Affinity",
+        "EmulatorPolicy",
+        "GuestCell",
+        "GuestSpec",
+        "Place",
+        "ThreadPolicy",
+        "VcpuPolicy",
+    ),
     "kvmaff.guest.vmm": ("Vmm",),
     "kvmaff.hooks.manager": ("PluginManager",),
     "kvmaff.hooks.plugin": ("PluginInfo",),
     "kvmaff.hooks.specs": ("hookimpl",),
-    "kvmaff.formats.specs": ("SpecEntry", "read_specs"),
+    "kvmaff.formats.specs": ("SpecEntry", "read_rules", "read_specs"),
     "kvmaff.formats.capture": ("Captured",),
     "kvmaff.host.cgroup": ("Grant",),
     "kvmaff.host.grants": ("granted", "why_not"),
@@ -171,10 +206,19 @@ _HOMES = {
     "kvmaff.host.reader": ("Host", "read_host"),
     "kvmaff.host.topology": ("CoreKind", "HugePages", "NumaNode", "Topology"),
     "kvmaff.placement.objective": ("Grain", "Level", "Objective"),
-    "kvmaff.placement.placement": ("GuestPlacement", "Placement", "Score", "ThreadPlacement", "Unplaced"),
-    "kvmaff.placement.request": ("Demand", "Held", "PlacementRequest"),
+    "kvmaff.placement.explain": ("Explanation", "RunnerUp"),
+    "kvmaff.placement.placement": (
+        "GuestPlacement",
+        "Placement",
+        "Remedy",
+        "Removal",
+        "Score",
+        "ThreadPlacement",
+        "Unplaced",
+    ),
+    "kvmaff.placement.request": ("Demand", "Held", "HostRules", "PlacementRequest", "Pool"),
     "kvmaff.placement.solve": ("solve",),
-    "kvmaff.placement.strategy": ("NoOptions", "Strategy"),
+    "kvmaff.placement.strategy": ("NoOptions", "Strategy", "option"),
     "kvmaff.placement.verify": ("Violation", "verify"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -14,14 +14,14 @@ from kvmaff.binding.pin import pin_guest
 from kvmaff.binding.pin import pin_process as pin_any
 from kvmaff.binding.plan import Plan, make_plan
 from kvmaff.binding.report import Report
-from kvmaff.binding.survey import demands_of, free_memory, held_by
+from kvmaff.binding.survey import demands_of, free_memory, free_pages, held_by
 from kvmaff.binding.undo import undo as undo_record
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible, RequestError
 from kvmaff.formats.capture import Captured
 from kvmaff.formats.capture import capture as write_capture
 from kvmaff.formats.matching import specs_for
-from kvmaff.formats.specs import SpecEntry, read_specs
+from kvmaff.formats.specs import SpecEntry, read_rules, read_specs
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
 from kvmaff.guest.select import select_guest
@@ -30,7 +30,7 @@ from kvmaff.guest.vmm import Vmm
 from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import Host, read_host
 from kvmaff.placement.placement import Placement, Unplaced
-from kvmaff.placement.request import Demand, PlacementRequest
+from kvmaff.placement.request import Demand, HostRules, PlacementRequest
 from kvmaff.placement.verify import verify
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "place",
     "plan",
     "read_host",
+    "read_rules",
     "read_specs",
     "undo",
 ]
@@ -190,6 +191,7 @@ def place(
     dedicated: bool = False,
     others: Sequence[Guest] = (),
     anew: bool = False,
+    rules: HostRules | None = None,
     plugins: PluginManager | None = None,
     state_dir: str | os.PathLike[str] | None = None,
 ) -> Placement:
@@ -206,6 +208,7 @@ def place(
         dedicated: Guests of which nothing is said are dedicated.
         others: Running guests that keep their CPUs.
         anew: Forget what was decided before, also for guests to come.
+        rules: CPUs that are reserved, CPU pools, over-commit ratios; :func:`read_rules` reads them from specs' files.
         plugins: The plug-ins; None for all that are installed.
         state_dir: Where it was decided before what the others keep.
 
@@ -237,11 +240,16 @@ def place(
         again = {spec.name for spec in matched.to_come}
         kept = tuple(one for one in decided.guests if one.spec.name not in again)
         decided = attrs.evolve(decided, guests=kept)
+    rules = rules or HostRules()
     request = PlacementRequest(
         host=host,
         demands=tuple(demands_of(host, running, matched.to_come)),
         held=tuple(held_by([guest for guest in others if guest.verified], decided, able)),
         memory=free_memory(host),
+        pages=free_pages(host),
+        reserved=rules.reserved,
+        pools=rules.pools,
+        overcommit=rules.overcommit,
     )
     try:
         placement = manager.decide(request, strategy, options)

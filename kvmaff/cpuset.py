@@ -41,17 +41,20 @@ class CpuSet:
     Args:
         cpus: Numbers from 0 to 8191, in any order, repeated or not.
 
+    Attributes:
+        bits: The set as a number whose bit n is CPU n.
+
     Raises:
         ValueError: A number is out of range.
         TypeError: Something is not an integer.
     """
 
-    __slots__ = ("_bits",)
-    _bits: int
+    __slots__ = ("bits",)
+    bits: int
 
     def __init__(self, cpus: Iterable[int] = ()) -> None:
         if isinstance(cpus, CpuSet):
-            bits = cpus._bits
+            bits = cpus.bits
         else:
             bits = 0
             for cpu in cpus:
@@ -60,7 +63,7 @@ class CpuSet:
                 if not 0 <= cpu < MAX_CPUS:
                     raise ValueError(f"a CPU is a number from 0 to {MAX_CPUS - 1}, not {cpu}")
                 bits |= 1 << cpu
-        object.__setattr__(self, "_bits", bits)
+        object.__setattr__(self, "bits", bits)
 
     # -- construction from other shapes
 
@@ -81,7 +84,7 @@ class CpuSet:
         if bits < 0 or bits >> MAX_CPUS:
             raise ValueError(f"CPU bits are a number from 0 below 2**{MAX_CPUS}")
         self = cls.__new__(cls)
-        object.__setattr__(self, "_bits", bits)
+        object.__setattr__(self, "bits", bits)
         return self
 
     @classmethod
@@ -97,7 +100,7 @@ class CpuSet:
         """
         bits = 0
         for cpus in sets:
-            bits |= cpus._bits
+            bits |= cpus.bits
         return cls.from_bits(bits)
 
     @classmethod
@@ -216,8 +219,8 @@ class CpuSet:
         Returns:
             Groups of 8 hexadecimal digits parted by commas; at least one digit.
         """
-        width = max(cpus, self._bits.bit_length(), 1)
-        groups = [f"{self._bits >> 32 * i & 0xFFFFFFFF:08x}" for i in range((width + 31) // 32)]
+        width = max(cpus, self.bits.bit_length(), 1)
+        groups = [f"{self.bits >> 32 * i & 0xFFFFFFFF:08x}" for i in range((width + 31) // 32)]
         top = (width - 1) % 32 // 4 + 1
         groups[-1] = groups[-1][-top:]
         return ",".join(reversed(groups))
@@ -235,14 +238,9 @@ class CpuSet:
         Raises:
             ValueError: A CPU does not fit.
         """
-        if self._bits >> 64 * words:
+        if self.bits >> 64 * words:
             raise ValueError(f"CPU {self.last} does not fit in {words} words of 64 bits")
-        return _little(self._bits.to_bytes(8 * words, "little"))
-
-    @property
-    def bits(self) -> int:
-        """The set as a number whose bit n is CPU n."""
-        return self._bits
+        return _little(self.bits.to_bytes(8 * words, "little"))
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """
@@ -251,7 +249,7 @@ class CpuSet:
         Returns:
             An iterator of (first, last), both in the set.
         """
-        bits, base = self._bits, 0
+        bits, base = self.bits, 0
         while bits:
             gap = (bits & -bits).bit_length() - 1
             bits >>= gap
@@ -263,16 +261,16 @@ class CpuSet:
     @property
     def first(self) -> int:
         """The lowest CPU. ValueError where there is none."""
-        if not self._bits:
+        if not self.bits:
             raise ValueError("an empty CpuSet has no first CPU")
-        return (self._bits & -self._bits).bit_length() - 1
+        return (self.bits & -self.bits).bit_length() - 1
 
     @property
     def last(self) -> int:
         """The highest CPU. ValueError where there is none."""
-        if not self._bits:
+        if not self.bits:
             raise ValueError("an empty CpuSet has no last CPU")
-        return self._bits.bit_length() - 1
+        return self.bits.bit_length() - 1
 
     # -- the set itself
 
@@ -281,57 +279,57 @@ class CpuSet:
             yield from range(first, last + 1)
 
     def __len__(self) -> int:
-        return self._bits.bit_count()
+        return self.bits.bit_count()
 
     def __bool__(self) -> bool:
-        return self._bits != 0
+        return self.bits != 0
 
     def __contains__(self, cpu: object) -> bool:
-        return isinstance(cpu, int) and cpu >= 0 and self._bits >> cpu & 1 == 1
+        return isinstance(cpu, int) and cpu >= 0 and self.bits >> cpu & 1 == 1
 
     def __and__(self, other: CpuSet) -> CpuSet:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return CpuSet.from_bits(self._bits & other._bits)
+        return CpuSet.from_bits(self.bits & other.bits)
 
     def __or__(self, other: CpuSet) -> CpuSet:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return CpuSet.from_bits(self._bits | other._bits)
+        return CpuSet.from_bits(self.bits | other.bits)
 
     def __xor__(self, other: CpuSet) -> CpuSet:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return CpuSet.from_bits(self._bits ^ other._bits)
+        return CpuSet.from_bits(self.bits ^ other.bits)
 
     def __sub__(self, other: CpuSet) -> CpuSet:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return CpuSet.from_bits(self._bits & ~other._bits)
+        return CpuSet.from_bits(self.bits & ~other.bits)
 
     def __le__(self, other: CpuSet) -> bool:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return self._bits & ~other._bits == 0
+        return self.bits & ~other.bits == 0
 
     def __ge__(self, other: CpuSet) -> bool:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return other._bits & ~self._bits == 0
+        return other.bits & ~self.bits == 0
 
     def __lt__(self, other: CpuSet) -> bool:
-        return self <= other and self._bits != other._bits
+        return self <= other and self.bits != other.bits
 
     def __gt__(self, other: CpuSet) -> bool:
-        return self >= other and self._bits != other._bits
+        return self >= other and self.bits != other.bits
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return self._bits == other._bits
+        return self.bits == other.bits
 
     def __hash__(self) -> int:
-        return hash((CpuSet, self._bits))
+        return hash((CpuSet, self.bits))
 
     def isdisjoint(self, other: CpuSet) -> bool:
         """
@@ -343,7 +341,7 @@ class CpuSet:
         Returns:
             True where they share none.
         """
-        return self._bits & other._bits == 0
+        return self.bits & other.bits == 0
 
     def __str__(self) -> str:
         return self.cpulist
@@ -358,7 +356,7 @@ class CpuSet:
         raise AttributeError("a CpuSet does not change; make another one")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CpuSet.from_bits, (self._bits,)
+        return CpuSet.from_bits, (self.bits,)
 
 
 def _text(text: object) -> str:

@@ -24,6 +24,9 @@ from kvmaff.host.reader import Host, read_host
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=150)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=400, derandomize=True)
+hypothesis.settings.register_profile(
+    "quick", deadline=None, max_examples=20, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 QEMU = "qemu-system-x86_64"

@@ -70,9 +70,9 @@ def test_value(cpus: CpuSet) -> None:
     assert cpus == pickle.loads(pickle.dumps(cpus))
     assert cpus == eval(repr(cpus), {"CpuSet": CpuSet})
     with pytest.raises(AttributeError):
-        cpus._bits = 0
+        cpus.bits = 0
     with pytest.raises(AttributeError):
-        del cpus._bits
+        del cpus.bits
     with pytest.raises(AttributeError):
         cpus.anything = 1
 

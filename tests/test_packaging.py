@@ -64,6 +64,7 @@ def test_wheel_from_sdist(source: Path, tmp_path: Path) -> None:
         "ext/procscan.h",
         "ext/procscan.c",
         "ext/_fit.pyx",
+        "ext/_lay.pyx",
         "ext/microvm.c",
         "tests/run",
         "LICENSE",
@@ -75,6 +76,7 @@ def test_wheel_from_sdist(source: Path, tmp_path: Path) -> None:
         "kvmaff/kernel/_procscan.abi3.so",
         "kvmaff/kernel/_procscan.pyi",
         "kvmaff/placement/_fit.abi3.so",
+        "kvmaff/host/_lay.abi3.so",
         "kvmaff/testing/_microvm.abi3.so",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "ext/"))]

@@ -32,7 +32,7 @@ static syscall_hook hook;
 
 static inline long plain_syscall(long number, long a, long b, long c, long d, long e)
 {
-    return syscall(number, a, b, c, d, e);
+    return syscall(number, a, b, c, d, e, 0L); /* the sixth, which move_pages has, is 0 wherever procscan.c has one */
 }
 
 static inline long hooked_syscall(long number, long a, long b, long c, long d, long e)

@@ -20,13 +20,21 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import JournalError
 from kvmaff.fields import Fields
 from kvmaff.guest.guest import Guest, Role
-from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.guest.spec import (
+    Affinity,
+    EmulatorPolicy,
+    GuestCell,
+    GuestSpec,
+    Place,
+    ThreadPolicy,
+    VcpuPolicy,
+)
 from kvmaff.kernel.scan import Proc
 from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
 
 __all__ = ["decided_text", "last_decided", "merged_text", "same_guest"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 def last_decided(journal: Journal) -> Placement | None:
@@ -193,13 +201,31 @@ def _guest(fields: Fields, *, here: bool) -> GuestPlacement:
             for one in (Fields(item, f"{where}: thread") for item in fields.items("threads"))
         ),
         nodes=fields.numbers("nodes"),
-        score=Score(**{field.name: score.number(field.name) for field in attrs.fields(Score)}),
+        score=_score(score),
         why=fields.texts("why"),
         owned=CpuSet.parse(fields.text("owned")),
     )
 
 
+def _score(fields: Fields) -> Score:
+    names = fields.texts("levels")
+    values: dict[str, Any] = {}
+    for field in attrs.fields(Score):
+        if field.name != "levels":
+            needed = field.name in names or field.default is attrs.NOTHING
+            values[field.name] = (fields.number if needed else fields.number_or_none)(field.name)
+    if not values.keys() >= set(names):
+        raise ValueError(f"{fields.where}: levels are of {', '.join(values)}, not {', '.join(names)}")
+    return Score(**values, levels=names)
+
+
+def _affinities(fields: Fields, name: str) -> tuple[Affinity, ...]:
+    items = [Fields(item, f"{fields.where}: {name}") for item in fields.items(name)]
+    return tuple(Affinity(guest=one.text("guest"), level=Place(one.text("level"))) for one in items)
+
+
 def _spec(fields: Fields) -> GuestSpec:
+    iothreads = fields.text_or_none("iothread_policy")
     cells = [Fields(item, f"{fields.where}: cell") for item in fields.items("cells")]
     return GuestSpec(
         name=fields.text("name"),
@@ -216,4 +242,13 @@ def _spec(fields: Fields) -> GuestSpec:
         vcpu_policy=VcpuPolicy(fields.text("vcpu_policy")),
         thread_policy=ThreadPolicy(fields.text("thread_policy")),
         emulator_policy=EmulatorPolicy(fields.text("emulator_policy")),
+        devices=fields.texts("devices"),
+        dedicated_vcpus=fields.numbers("dedicated_vcpus"),
+        iothread_policy=None if iothreads is None else EmulatorPolicy(iothreads),
+        page_bytes=fields.number("page_bytes"),
+        core_kind=fields.text_or_none("core_kind"),
+        affinity=_affinities(fields, "affinity"),
+        anti_affinity=_affinities(fields, "anti_affinity"),
+        trust_domain=fields.text_or_none("trust_domain"),
+        pool=fields.text_or_none("pool"),
     )

@@ -269,9 +269,11 @@ def owned_cpus(placed: GuestPlacement) -> CpuSet:
     Returns:
         What its strategy gave it alone, its vCPUs' where they are dedicated, its emulator's where that has its own.
     """
-    if placed.spec.vcpu_policy is not VcpuPolicy.DEDICATED:
+    spec = placed.spec
+    if not spec.pinned:
         return placed.owned
-    own = placed.owned | placed.vcpu_cpus
+    vcpus = (placed.cpus_of(Role.VCPU, vcpu) or CpuSet() for vcpu in spec.pinned)
+    own = placed.owned | CpuSet.union_of(vcpus)
     if placed.spec.emulator_policy is EmulatorPolicy.ISOLATE:
         own |= placed.cpus_of(Role.EMULATOR) or CpuSet()
     return own

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
+
 from kvmaff.binding.decided import same_guest
 from kvmaff.binding.plan import owned_cpus
 from kvmaff.cpuset import CpuSet
+from kvmaff.guest.devices import guest_devices
 from kvmaff.guest.guest import Guest, Role
 from kvmaff.guest.memory import memory_by_node
 from kvmaff.guest.spec import GuestSpec
 from kvmaff.host.cgroup import Cgroups
 from kvmaff.host.memory import meminfo
+from kvmaff.host.pci import pci_devices
 from kvmaff.host.reader import Host
 from kvmaff.host.tree import open_tree
 from kvmaff.placement.placement import GuestPlacement, Placement
 from kvmaff.placement.request import Demand, Held
 
-__all__ = ["demands_of", "free_memory", "held_by"]
+__all__ = ["demands_of", "free_memory", "free_pages", "held_by"]
 
 
 def demands_of(
@@ -32,9 +36,11 @@ def demands_of(
         to_come: What guests need that do not run yet.
 
     Returns:
-        A demand each, limited to the CPUs that the cgroups of all its threads grant.
+        A demand each, limited to the CPUs that the cgroups of all its threads grant; with the nodes that its memory and
+        its devices are on.
     """
     demands = []
+    several = len(host.topology.nodes) > 1  # with one node there is nothing to be near to
     with open_tree(host.root) as tree:
         cgroups = Cgroups(tree)
         for guest, spec in placed:
@@ -43,12 +49,31 @@ def demands_of(
                 if thread.role is not Role.OTHER:
                     grant = cgroups.granted(thread.pid, thread.tid)
                     allowed = allowed & grant.cpus if grant else allowed
-            # with one node there is nothing to be near to
-            memory = memory_by_node(guest.pid, host.root) if len(host.topology.nodes) > 1 else ()
+            memory = memory_by_node(guest.pid, host.root) if several else ()
+            found = guest_devices(guest.pid, host.root) if several else ()
             demands.append(
-                Demand(spec=spec, pid=guest.pid, start=guest.start, allowed=allowed, memory=memory)
+                _with_devices(
+                    Demand(spec=spec, pid=guest.pid, start=guest.start, allowed=allowed, memory=memory),
+                    found,
+                    host,
+                )
             )
-    return demands + [Demand(spec=spec) for spec in to_come]
+    return demands + [_with_devices(Demand(spec=spec), (), host) for spec in to_come]
+
+
+def _with_devices(demand: Demand, found: Sequence[str], host: Host) -> Demand:
+    """Say on which nodes a guest's devices are, those found and those that its spec names."""
+    named = demand.spec.devices
+    if not named and not found:
+        return demand
+    there = {device.address: device.node for device in pci_devices(host.root)} if named or found else {}
+    told = {node.number for node in host.topology.nodes}
+    nodes = {node for address in (*found, *named) if (node := there.get(address)) in told}
+    return attrs.evolve(
+        demand,
+        devices=tuple(sorted(nodes - {None})),
+        absent=tuple(address for address in named if address not in there),
+    )
 
 
 def held_by(guests: Sequence[Guest], decided: Placement | None, placed: Sequence[Guest] = ()) -> list[Held]:
@@ -72,14 +97,27 @@ def held_by(guests: Sequence[Guest], decided: Placement | None, placed: Sequence
             known[found.pid] = one
         elif one.pid is None and owned_cpus(one):
             # to come; the place of one that ran and has ended is free for others
-            held.append(Held(name=one.spec.name, cpus=owned_cpus(one), dedicated=True))
+            own = owned_cpus(one)
+            held.append(
+                Held(name=one.spec.name, cpus=own, dedicated=True, trust_domain=one.spec.trust_domain)
+            )
     for guest in guests:
-        own, floats = _held(guest, known.get(guest.pid))
+        decision = known.get(guest.pid)
+        own, floats = _held(guest, decision)
+        domain = decision.spec.trust_domain if decision else None
         if own:
-            held.append(Held(name=guest.name, cpus=own, dedicated=True))
+            held.append(Held(name=guest.name, cpus=own, dedicated=True, trust_domain=domain))
         if floats - own:
             count = sum(thread.mask is not None and len(thread.mask) > 1 for thread in guest.vcpus)
-            held.append(Held(name=guest.name, cpus=floats - own, dedicated=False, vcpus=count))
+            held.append(
+                Held(
+                    name=guest.name,
+                    cpus=floats - own,
+                    dedicated=False,
+                    vcpus=count,
+                    trust_domain=domain,
+                )
+            )
     return held
 
 
@@ -113,3 +151,19 @@ def free_memory(host: Host) -> tuple[tuple[int, int], ...]:
                 total += told_of.get("FilePages", 0) + told_of.get("SReclaimable", 0)
                 told.append((node.number, max(total, 0)))
     return tuple(told)
+
+
+def free_pages(host: Host) -> tuple[tuple[int, int, int], ...]:
+    """
+    The huge pages that guests to come could have.
+
+    Args:
+        host: The machine.
+
+    Returns:
+        (node, bytes a page, free pages), of sizes of which the node has any; of a machine without nodes, as node 0.
+    """
+    told = [(node.number, pages) for node in host.topology.nodes for pages in node.huge_pages]
+    if not host.topology.nodes:
+        told = [(0, pages) for pages in host.topology.huge_pages]
+    return tuple((node, pages.size_bytes, pages.free) for node, pages in told if pages.total)

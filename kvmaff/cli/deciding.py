@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -13,15 +13,17 @@ import click
 from kvmaff.api import DEFAULT_STRATEGY, place
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import root_option, say
-from kvmaff.errors import PlacementImpossible
+from kvmaff.cpuset import CpuSet
+from kvmaff.errors import CpuTextError, PlacementImpossible, RequestError
 from kvmaff.formats.matching import means, specs_for
-from kvmaff.formats.specs import SpecEntry, read_specs
+from kvmaff.formats.specs import SpecEntry, read_file
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
 from kvmaff.guest.select import select_guest
 from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import Host, read_host
 from kvmaff.placement.placement import Placement, Unplaced
+from kvmaff.placement.request import HostRules
 
 __all__ = ["Asked", "Decision", "decide", "deciding_options", "root_option"]
 
@@ -32,6 +34,13 @@ def _options(_context: click.Context, _parameter: click.Parameter, values: tuple
     if wrong:
         raise click.BadParameter(f"{wrong[0]!r} is no NAME=VALUE")
     return {name: value for name, _, value in pairs}
+
+
+def _reserved(_context: click.Context, _parameter: click.Parameter, value: str) -> CpuSet:
+    try:
+        return CpuSet.parse(value)
+    except CpuTextError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +54,7 @@ class Asked:
         options: The strategy's options.
         spec_files: Files of specs.
         dedicated: Guests of which nothing is said are dedicated.
+        reserved: CPUs that no guest's thread may use.
     """
 
     names: tuple[str, ...]
@@ -52,6 +62,7 @@ class Asked:
     options: dict[str, str]
     spec_files: tuple[str, ...]
     dedicated: bool
+    reserved: CpuSet
 
 
 def deciding_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,6 +97,13 @@ def deciding_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--spec", "spec_files", multiple=True, metavar="FILE", help="What guests need (TOML)."),
         click.option(
             "--dedicated", is_flag=True, help="Guests of which nothing is said get CPUs of their own."
+        ),
+        click.option(
+            "--reserved",
+            callback=_reserved,
+            default="",
+            metavar="CPULIST",
+            help="CPUs that no guest's thread may use.",
         ),
     ):
         gathered = option(gathered)
@@ -130,7 +148,9 @@ def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
     plugins = PluginManager.load()
     chosen = asked.strategy or DEFAULT_STRATEGY
     host = read_host(root)
-    entries = tuple(entry for file in asked.spec_files for entry in read_specs(file))
+    files = [(file, *read_file(file)) for file in asked.spec_files]
+    entries = tuple(entry for _, found, _ in files for entry in found)
+    rules = _rules(asked.reserved, [(file, more) for file, _, more in files])
     running = find_guests(root, vmms=tuple(plugins.vmms().values())) if host.live or _has_proc(root) else ()
     to_place, entries = _named(running, entries, asked.names)
     for warning in specs_for(entries, [one for one in to_place if one.verified and not one.doubt]).warnings:
@@ -149,6 +169,7 @@ def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
             dedicated=asked.dedicated,
             others=others,
             anew=not asked.names,
+            rules=rules,
             plugins=plugins,
             state_dir=journal.folder,
         )
@@ -157,6 +178,29 @@ def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
             host=host, strategy=chosen, placement=error.placement, unplaced=error.unplaced, plugins=plugins
         )
     return Decision(host=host, strategy=chosen, placement=placement, unplaced=(), plugins=plugins)
+
+
+def _rules(reserved: CpuSet, files: Iterable[tuple[str, HostRules]]) -> HostRules:
+    """What all files, and the command line, say of the host together."""
+    rules = HostRules(reserved=reserved)
+    problems = []
+    for file, more in files:
+        if None not in (rules.overcommit, more.overcommit) and rules.overcommit != more.overcommit:
+            problems.append(f"{file}: host: overcommit: another file says otherwise")
+        problems += [
+            f"{file}: pool {pool.name!r}: is in the way of {other.name!r} of another file"
+            for pool in more.pools
+            for other in rules.pools
+            if pool.name == other.name or pool.cpus & other.cpus
+        ]
+        rules = HostRules(
+            reserved=rules.reserved | more.reserved,
+            overcommit=more.overcommit if rules.overcommit is None else rules.overcommit,
+            pools=(*rules.pools, *more.pools),
+        )
+    if problems:
+        raise RequestError.of(problems)
+    return rules
 
 
 def _named(

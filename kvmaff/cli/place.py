@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.text import Text
 
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import console, json_errors, json_option, print_json, say, state_option
@@ -14,13 +15,21 @@ from kvmaff.report.hostmap import host_map, placement_table
 
 __all__ = ["place"]
 
+_EXPLAINED = 16
+
 
 @click.command()
 @deciding_options
 @root_option
 @state_option
+@click.option(
+    "--explain/--no-explain",
+    "with_why",
+    default=None,
+    help="Say why guests have their places, and what the next best would cost more; unless said, for up to 16.",
+)
 @json_option
-def place(asked: Asked, root: str, journal: Journal, *, as_json: bool) -> None:
+def place(asked: Asked, root: str, journal: Journal, *, with_why: bool | None, as_json: bool) -> None:
     """
     Decide where guests run, and show it; nothing is changed.
 
@@ -36,8 +45,12 @@ def place(asked: Asked, root: str, journal: Journal, *, as_json: bool) -> None:
     empty: dict[str, Any] = {"strategy": asked.strategy, "guests": [], "unplaced": []}
     with json_errors(empty, as_json=as_json):
         found = decide(asked, journal, root)
+    many = found.placement is not None and len(found.placement.guests) > _EXPLAINED
+    if with_why is None:
+        with_why = not many
     if as_json:
-        print_json(placement_data(found.placement, found.unplaced, found.strategy))
+        why = found.placement.explained() if with_why and found.placement else ()
+        print_json(placement_data(found.placement, found.unplaced, found.strategy, why))
     elif found.placement is None or not found.placement.guests:
         click.echo("no guest was placed" if found.unplaced else "there is no guest to place")
     else:
@@ -45,6 +58,9 @@ def place(asked: Asked, root: str, journal: Journal, *, as_json: bool) -> None:
         out.print(placement_table(found.placement))
         out.print()
         out.print(host_map(found.host, found.placement))
+        if with_why:
+            out.print()
+            out.print(Text(found.placement.explain()), soft_wrap=True)
     for one in found.unplaced:
         for reason in one.reasons:
             say(f"{one.name} has no place: {reason}")

@@ -2,7 +2,8 @@
 A host in one file: what a later ``read_host(FILE)`` needs, on another machine, by somebody else.
 
 What is in it is what the readers read (:class:`RecordingTree`), so nothing is missing: files of /sys and of cgroups as
-they were, and as JSON the guests with their threads, masks and memory, and all threads with their names and masks.
+they were, and as JSON the guests with their threads, masks, memory and PCI devices, and all threads with their names
+and masks.
 What is not: environments, command lines (unless asked; the kernel's own is cut to what it says of CPUs and memory),
 mounts other than cgroups, host name, addresses.
 """
@@ -25,6 +26,7 @@ import attrs
 
 from kvmaff.errors import RequestError
 from kvmaff.fields import Fields
+from kvmaff.guest.devices import guest_devices
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.memory import memory_by_node
 from kvmaff.guest.recorded import GUESTS_FILE, guests_text
@@ -33,6 +35,7 @@ from kvmaff.host.archive import MOST_BYTES, MOST_FILES
 from kvmaff.host.cgroup import Cgroups
 from kvmaff.host.cmdline import BOOT_OPTIONS, WORD
 from kvmaff.host.irqs import read_irqs
+from kvmaff.host.pci import read_pci
 from kvmaff.host.reader import host_of
 from kvmaff.host.recording import RecordingTree
 from kvmaff.host.threads import THREADS_FILE, read_threads, threads_text, with_details
@@ -120,6 +123,8 @@ def capture(
             for thread in guest.threads:
                 cgroups.granted(thread.pid, thread.tid)
         read_irqs(tree)
+        read_pci(tree)
+        devices = {guest.pid: guest_devices(guest.pid, root) for guest in guests}
         memory = {guest.pid: memory_by_node(guest.pid, root) for guest in guests}
         files = {name: _without_secrets(name, data) for name, data in tree.files.items()}
         folders = tree.numbered_folders
@@ -128,7 +133,7 @@ def capture(
     files.setdefault("sys/devices/system/cpu/online", f"{host.topology.online}\n".encode())
     count = len([name for name in files if not name.startswith("kvmaff/")])
     files[ABOUT_FILE] = json.dumps(about).encode()
-    files[GUESTS_FILE] = guests_text(guests, memory).encode()
+    files[GUESTS_FILE] = guests_text(guests, memory, devices).encode()
     files[THREADS_FILE] = threads_text(threads, command_lines=command_lines).encode()
     packed = _packed(files, folders)
     _put(target, packed)

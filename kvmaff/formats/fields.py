@@ -2,8 +2,8 @@
 What each field of a guest's spec may hold.
 
 A check takes a value as TOML gives it and returns what it means, or raises ValueError with a sentence for each
-thing that is wrong. Decisions: true is no number; "8 GB" is 8 * 10**9 bytes to some and 8 * 2**30 to others, so it
-is nobody's; names are compared with what guests show of themselves, so they are printable and no longer than that.
+thing that is wrong. Decisions: true is no number; names are compared with what guests show of themselves, so they are
+printable and no longer than that. Amounts have a file of their own.
 """
 
 from __future__ import annotations
@@ -12,23 +12,27 @@ import difflib
 import enum
 import re
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError
 from kvmaff.formats.tomltext import shown
-from kvmaff.guest.spec import MAX_VCPUS
+from kvmaff.guest.spec import MAX_VCPUS, Affinity, Place
+from kvmaff.host.pci import pci_address
 
 __all__ = [
-    "cell_vcpus",
+    "affinities",
+    "cpus",
     "device_nodes",
+    "devices",
     "guest_name",
     "iothreads",
     "is_pattern",
-    "memory_bytes",
     "near_miss",
     "number",
+    "text",
     "uuid",
+    "vcpus",
     "word",
 ]
 
@@ -36,9 +40,6 @@ _Word = TypeVar("_Word", bound=enum.StrEnum)
 
 MAX_NAME = 128
 MAX_NODES = 1024
-MAX_MEMORY = (1 << 63) - 1
-_UNITS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
-_MEMORY = re.compile(r"([0-9]{1,19})[ ]?([A-Za-z]*)")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -152,41 +153,6 @@ def uuid(value: object) -> str:
     return value.lower()
 
 
-def memory_bytes(value: object) -> int:
-    """
-    Check an amount of memory.
-
-    Args:
-        value: A number of bytes, or a text with a unit: ``8 GiB``.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        ValueError: It is none, or its unit means different things to different people.
-    """
-    said = f'is a number of bytes, or a text such as "8 GiB" or "512 MiB", not {shown(value)}'
-    if isinstance(value, str):
-        match = _MEMORY.fullmatch(value)
-        if match is None:
-            raise ValueError(said)
-        unit = match[2]
-        if unit not in _UNITS:
-            meant = f"{unit[0].upper()}iB" if unit else "B"
-            if unit[1:].lower() in {"", "b", "ib"} and meant in _UNITS:
-                sort = "has a unit that is read as 1000s and as 1024s" if unit[1:] in {"", "b", "B"} else said
-                raise ValueError(f'{sort}; for 1024s write "{match[1]} {meant}"')
-            raise ValueError(f"{said}; units are {', '.join(_UNITS)}")
-        amount = int(match[1]) << _UNITS[unit]
-    else:
-        amount = 0 if isinstance(value, bool) or not isinstance(value, int) else value
-        if value is not amount:
-            raise ValueError(said)
-    if not 1 <= amount <= MAX_MEMORY:
-        raise ValueError(f"is from 1 byte to {MAX_MEMORY}, not {shown(value)}")
-    return amount
-
-
 def iothreads(value: object) -> tuple[str, ...]:
     """
     Check the names of IOThreads.
@@ -219,9 +185,9 @@ def device_nodes(value: object) -> tuple[int, ...]:
     return _items(value, "a list of NUMA nodes' numbers", number(0, MAX_NODES - 1))
 
 
-def cell_vcpus(value: object) -> tuple[int, ...]:
+def vcpus(value: object) -> tuple[int, ...]:
     """
-    Check the vCPUs of a guest's NUMA cell.
+    Check a list of vCPUs.
 
     Args:
         value: A list of numbers, or a text such as ``0-3,5``.
@@ -267,6 +233,117 @@ def _items(value: object, what: str, check: Callable[[object], _Item]) -> tuple[
     return tuple(found)
 
 
+def devices(value: object) -> tuple[str, ...]:
+    """
+    Check PCI addresses.
+
+    Args:
+        value: The value.
+
+    Returns:
+        The addresses as the kernel writes them, in order.
+
+    Raises:
+        ValueError: It is no list of different addresses.
+    """
+    return _items(value, "a list of PCI addresses", _address)
+
+
+def cpus(value: object) -> CpuSet:
+    """
+    Check a cpulist.
+
+    Args:
+        value: The value.
+
+    Returns:
+        The CPUs.
+
+    Raises:
+        ValueError: It is none, or names no CPU.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'is a cpulist such as "0-3,8", not {shown(value)}')  # noqa: TRY004 - as everywhere here
+    try:
+        found = CpuSet.parse(value)
+    except CpuTextError as error:
+        raise ValueError(str(error)) from error
+    if not found:
+        raise ValueError("names no CPU")
+    return found
+
+
+def affinities(value: object) -> tuple[Affinity, ...]:
+    """
+    Check what a guest wants to be near to, or apart from.
+
+    Args:
+        value: Tables with ``guest``, and ``level`` where it is not a node.
+
+    Returns:
+        Each.
+
+    Raises:
+        ValueError: Something is wrong; says everything that is.
+    """
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ValueError(f'is a list of tables such as {{ guest = "db", level = "l3" }}, not {shown(value)}')
+    found, wrong = [], []
+    for place, table in enumerate(value, 1):
+        try:
+            found.append(_affinity(table))
+        except ValueError as error:
+            wrong += [f"item {place}: {each}" for each in error.args]
+    if wrong:
+        raise ValueError(*wrong)
+    return tuple(dict.fromkeys(found))
+
+
+def _affinity(table: dict[str, object]) -> Affinity:
+    wrong = [
+        f"{shown(key)} is no key here{near_miss(key, _AFFINITY) or '; known are guest, level'}"
+        for key in table
+        if key not in _AFFINITY
+    ]
+    values: dict[str, Any] = {}
+    for key, check in _AFFINITY.items():
+        if key in table:
+            try:
+                values[key] = check(table[key])
+            except ValueError as error:
+                wrong += [f"{key}: {each}" for each in error.args]
+    if "guest" not in table:
+        wrong.append("guest: is missing; the other guest's name")
+    elif is_pattern(values.get("guest", "")):
+        wrong.append("guest: is a name, no pattern")
+    if wrong:
+        raise ValueError(*wrong)
+    return Affinity(**values)
+
+
+def text(value: object) -> str:
+    """
+    Check a word of the user's own.
+
+    Args:
+        value: The value.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: It is empty, too long, or not printable.
+    """
+    word = _text(value)
+    if len(word) > MAX_NAME:
+        raise ValueError(f"is longer than {MAX_NAME} characters: {shown(word)}")
+    return word
+
+
+def _address(value: object) -> str:
+    return pci_address(_text(value))
+
+
 def _text(value: object) -> str:
     """Check a text that a terminal shows as it is."""
     if not isinstance(value, str):
@@ -274,3 +351,6 @@ def _text(value: object) -> str:
     if not value or not value.isprintable():
         raise ValueError(f"is empty or not printable: {shown(value)}")
     return value
+
+
+_AFFINITY: dict[str, Callable[[object], Any]] = {"guest": guest_name, "level": word(Place)}

@@ -21,6 +21,7 @@ from kvmaff.host.isolation import Kept
 from kvmaff.host.occupants import Occupancy
 from kvmaff.host.reader import Host
 from kvmaff.host.threads import Thread
+from kvmaff.placement.explain import Explanation, RunnerUp
 from kvmaff.placement.placement import Placement, Unplaced
 
 __all__ = [
@@ -160,7 +161,10 @@ def guests_data(guests: Iterable[Guest]) -> list[dict[str, Any]]:
 
 
 def placement_data(
-    placement: Placement | None, unplaced: Iterable[Unplaced], strategy: str
+    placement: Placement | None,
+    unplaced: Iterable[Unplaced],
+    strategy: str,
+    explanations: Iterable[Explanation] = (),
 ) -> dict[str, Any]:
     """
     Describe a decision.
@@ -169,11 +173,17 @@ def placement_data(
         placement: The places; None where there is none.
         unplaced: The guests without a place.
         strategy: Who decided.
+        explanations: Why guests have their places.
 
     Returns:
-        ``strategy``; ``guests``, a list of ``name, pid, threads`` (``role, index, cpus``)``, nodes, score, why``;
-        ``unplaced``, a list of ``name, reasons``. An index of null stands for every thread of the role.
+        ``strategy``; ``guests``, a list of ``name, pid, threads`` (``role, index, cpus``)``, nodes, owned, score,
+        levels, why, proved, explained, runner_up``; ``unplaced``, a list of ``name, reasons, removed, remedies``. An
+        index of null stands for every thread of the role. ``levels`` is a list of ``level, value``, what counts most
+        first; ``runner_up`` has ``cpus, nodes, levels, worse`` (``level, by``, or null where it costs the same), and is
+        null where there is none or none was looked for, as ``explained`` tells. ``removed`` is a list of
+        ``rule, by, cpus, nodes, l3_groups``, ``remedies`` one of ``what, to, text``.
     """
+    why = {one.name: one for one in explanations}
     return {
         "strategy": strategy,
         "guests": [
@@ -185,12 +195,53 @@ def placement_data(
                     for thread in guest.threads
                 ],
                 "nodes": list(guest.nodes),
-                "score": attrs.asdict(guest.score),
+                "owned": str(guest.owned),
+                "score": {
+                    name: value
+                    for name, value in attrs.asdict(guest.score).items()
+                    if name != "levels" and value is not None
+                },
+                "levels": _levels(zip(guest.score.levels, guest.score.key, strict=True)),
                 "why": list(guest.why),
+                "proved": not guest.why,
+                "explained": guest.spec.name in why,
+                "runner_up": _runner_up(why[guest.spec.name].runner_up) if guest.spec.name in why else None,
             }
             for guest in (placement.guests if placement else ())
         ],
-        "unplaced": [{"name": one.name, "reasons": list(one.reasons)} for one in unplaced],
+        "unplaced": [
+            {
+                "name": one.name,
+                "reasons": list(one.reasons),
+                "removed": [
+                    {
+                        "rule": cut.rule,
+                        "by": cut.by,
+                        "cpus": str(cut.cpus),
+                        "nodes": list(cut.nodes),
+                        "l3_groups": [str(group) for group in cut.l3_groups],
+                    }
+                    for cut in one.removed
+                ],
+                "remedies": [attrs.asdict(remedy) for remedy in one.remedies],
+            }
+            for one in unplaced
+        ],
+    }
+
+
+def _levels(levels: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
+    return [{"level": name, "value": value} for name, value in levels]
+
+
+def _runner_up(other: RunnerUp | None) -> dict[str, Any] | None:
+    if other is None:
+        return None
+    return {
+        "cpus": str(other.cpus),
+        "nodes": list(other.nodes),
+        "levels": _levels(other.levels),
+        "worse": {"level": other.worse[0], "by": other.worse[1]} if other.worse else None,
     }
 
 

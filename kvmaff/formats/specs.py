@@ -1,6 +1,9 @@
 """
 Guests' specs in a TOML file: ``[[guest]]`` tables, and ``[defaults]`` for their policies.
 
+What is so for the host whoever its guests are stands beside them: ``[host]`` and ``[[pool]]``, read by
+:mod:`kvmaff.formats.hostrules`.
+
 Rule: everything that is wrong with a file is said at once. So no check stops at its first finding, and what could
 follow from a finding is not looked for: where a number is wrong, nothing that is computed with it is a contradiction.
 """
@@ -8,41 +11,76 @@ follow from a finding is not looked for: where a number is wrong, nothing that i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
 from kvmaff.errors import SpecError
-from kvmaff.formats import fields
-from kvmaff.formats.tomltext import Document, Path, cleaned, parse_document, read_text, shown
-from kvmaff.guest.spec import MAX_VCPUS, EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.formats import amounts, fields
+from kvmaff.formats.hostrules import host_rules
+from kvmaff.formats.tables import Keys, Tables
+from kvmaff.formats.tomltext import Path, cleaned, parse_document, read_text, shown
+from kvmaff.guest.spec import (
+    MAX_VCPUS,
+    Affinity,
+    EmulatorPolicy,
+    GuestCell,
+    GuestSpec,
+    SpecContradiction,
+    ThreadPolicy,
+    VcpuPolicy,
+)
+from kvmaff.placement.request import HostRules
 
-__all__ = ["SpecEntry", "parse_specs", "read_specs", "spec_problems"]
+__all__ = [
+    "HostRules",
+    "SpecEntry",
+    "parse_rules",
+    "parse_specs",
+    "read_file",
+    "read_rules",
+    "read_specs",
+    "spec_problems",
+]
 
-_Check = Callable[[object], Any]
-
-_POLICIES: Mapping[str, tuple[str, _Check]] = {
+_POLICIES: Keys = {
     "policy": ("vcpu_policy", fields.word(VcpuPolicy)),
     "thread_policy": ("thread_policy", fields.word(ThreadPolicy)),
     "emulator": ("emulator_policy", fields.word(EmulatorPolicy)),
+    "iothread_policy": ("iothread_policy", fields.word(EmulatorPolicy)),
+    "core_kind": ("core_kind", fields.text),
+    "trust_domain": ("trust_domain", fields.text),
+    "pool": ("pool", fields.text),
 }
-_GUEST: Mapping[str, tuple[str, _Check]] = {
+_GUEST: Keys = {
     "name": ("name", fields.guest_name),
     "uuid": ("uuid", fields.uuid),
     "vcpus": ("vcpus", fields.number(1, MAX_VCPUS)),
     "max_vcpus": ("max_vcpus", fields.number(1, MAX_VCPUS)),
     "threads": ("threads", fields.number(1, 8)),
-    "memory": ("memory_bytes", fields.memory_bytes),
+    "memory": ("memory_bytes", amounts.memory_bytes),
     **_POLICIES,
     "iothreads": ("iothreads", fields.iothreads),
     "device_nodes": ("device_nodes", fields.device_nodes),
+    "devices": ("devices", fields.devices),
+    "dedicated_vcpus": ("dedicated_vcpus", fields.vcpus),
+    "page_size": ("page_bytes", amounts.page_bytes),
+    "affinity": ("affinity", fields.affinities),
+    "anti_affinity": ("anti_affinity", fields.affinities),
 }
-_CELL: Mapping[str, tuple[str, _Check]] = {
-    "vcpus": ("vcpus", fields.cell_vcpus),
-    "memory": ("memory_bytes", fields.memory_bytes),
+_CELL: Keys = {
+    "vcpus": ("vcpus", fields.vcpus),
+    "memory": ("memory_bytes", amounts.memory_bytes),
 }
-_FOR_DEDICATED = frozenset({ThreadPolicy.REQUIRE, ThreadPolicy.ISOLATE, EmulatorPolicy.ISOLATE})
+_FOR_DEDICATED = frozenset(
+    {
+        ("thread_policy", ThreadPolicy.REQUIRE),
+        ("thread_policy", ThreadPolicy.ISOLATE),
+        ("emulator_policy", EmulatorPolicy.ISOLATE),
+        ("iothread_policy", EmulatorPolicy.ISOLATE),
+    }
+)
 _KEY_OF = {"cells": "cell", **{field: key for key, (field, _) in _GUEST.items()}}
 
 
@@ -67,6 +105,15 @@ class SpecEntry:
         vcpu_policy: How its vCPUs get CPUs.
         thread_policy: What dedicated vCPUs do with siblings.
         emulator_policy: Where its other threads run.
+        iothread_policy: Where its IOThreads run.
+        core_kind: The kind of core that its vCPUs run on.
+        trust_domain: Its trust domain.
+        pool: The host's CPU pool that its vCPUs are in.
+        devices: PCI addresses of its devices.
+        dedicated_vcpus: Under the policy mixed, which vCPUs are dedicated.
+        page_bytes: The size of the pages that its memory is made of.
+        affinity: Guests to be near to.
+        anti_affinity: Guests to be apart from.
         places: For messages, FILE:LINE of its keys that have a line; of the whole under an empty key.
     """
 
@@ -84,6 +131,15 @@ class SpecEntry:
     vcpu_policy: VcpuPolicy | None = None
     thread_policy: ThreadPolicy | None = None
     emulator_policy: EmulatorPolicy | None = None
+    iothread_policy: EmulatorPolicy | None = None
+    core_kind: str | None = None
+    trust_domain: str | None = None
+    pool: str | None = None
+    devices: tuple[str, ...] | None = None
+    dedicated_vcpus: tuple[int, ...] | None = None
+    page_bytes: int | None = None
+    affinity: tuple[Affinity, ...] | None = None
+    anti_affinity: tuple[Affinity, ...] | None = None
     places: tuple[tuple[str, str], ...] = attrs.field(default=(), eq=False, repr=False)
 
     @property
@@ -152,12 +208,65 @@ def parse_specs(text: str, where: str) -> tuple[SpecEntry, ...]:
     Raises:
         SpecError: Something in it is wrong; says everything that is. It is a ValueError.
     """
-    document = parse_document(text, where)
-    reader = _Reader(document=document, path=where)
-    entries = reader.entries()
-    if reader.problems:
-        raise SpecError.of(where, [what for _, what in sorted(reader.problems, key=lambda found: found[0])])
-    return tuple(entries)
+    return _parsed(text, where)[0]
+
+
+def read_rules(path: str | os.PathLike[str]) -> HostRules:
+    """
+    Read what a file of guests' specs says of the host: ``[host]`` and ``[[pool]]``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The rules.
+
+    Raises:
+        SpecError: The file cannot be read, or something in it is wrong; says everything that is.
+    """
+    return parse_rules(read_text(path), os.fspath(path))
+
+
+def parse_rules(text: str, where: str) -> HostRules:
+    """
+    Read what TOML text says of the host.
+
+    Args:
+        text: The text.
+        where: The file's name, for messages.
+
+    Returns:
+        The rules.
+
+    Raises:
+        SpecError: Something in it is wrong; says everything that is. It is a ValueError.
+    """
+    return _parsed(text, where)[1]
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[tuple[SpecEntry, ...], HostRules]:
+    """
+    Read all that a file says, in one go: what is no plain file can be read only once.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its guests, in order, and what it says of the host.
+
+    Raises:
+        SpecError: The file cannot be read, or something in it is wrong; says everything that is.
+    """
+    return _parsed(read_text(path), os.fspath(path))
+
+
+def _parsed(text: str, where: str) -> tuple[tuple[SpecEntry, ...], HostRules]:
+    tables = Tables(document=parse_document(text, where), path=where)
+    tables.unknown((), "", tables.document.data, ("guest", "defaults", "host", "pool"))
+    entries, rules = _entries(tables), host_rules(tables)
+    if tables.problems:
+        raise SpecError.of(where, tables.in_order())
+    return tuple(entries), rules
 
 
 def spec_problems(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -170,12 +279,13 @@ def spec_problems(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     Returns:
         Each (field, what is wrong with it).
     """
+    name = values.get("name")
+    if not name or fields.is_pattern(name):
+        name = "*"  # which no guest is near to or apart from
     try:
-        GuestSpec(**{**values, "name": "guest"})
-    except ValueError as error:
-        # the spec's one sentence is "guest 'guest': FIELD: WHAT; FIELD: WHAT"
-        parts = str(error).partition("'guest': ")[2].split("; ")
-        return [(field, what) for field, _, what in (part.partition(": ") for part in parts)]
+        GuestSpec(**{**values, "name": name})
+    except SpecContradiction as error:
+        return list(error.problems)
     return []
 
 
@@ -186,112 +296,78 @@ def _label(number: int, name: object, uuid: object) -> str:
     return f"guest {number} (uuid {shown(uuid)[1:-1]})" if isinstance(uuid, str) else f"guest {number}"
 
 
-@attrs.define(kw_only=True)
-class _Reader:
-    """Goes through one document and notes what is wrong."""
+def _entries(tables: Tables) -> list[SpecEntry]:
+    """Read what the file says of guests."""
+    data = tables.document.data
+    defaults = tables.one("defaults", _POLICIES)
+    guests = data.get("guest", [])
+    if not isinstance(guests, list):
+        tables.note(("guest",), "guest: is written [[guest]], one such table a guest")
+        guests = []
+    found = [_entry(tables, place, table, defaults) for place, table in enumerate(guests)]
+    entries = [entry for entry in found if entry is not None]
+    for field in ("name", "uuid"):
+        _twice(tables, entries, field)
+    return entries
 
-    document: Document
-    path: str
-    problems: list[tuple[int, str]] = attrs.field(factory=list)
-    """Each with its line, to tell them in the order of the file."""
 
-    def entries(self) -> list[SpecEntry]:
-        data = self.document.data
-        self._unknown((), "", data, ("guest", "defaults"))
-        defaults = data.get("defaults", {})
-        guests = data.get("guest", [])
-        if isinstance(defaults, dict):
-            self._unknown(("defaults",), "defaults: ", defaults, _POLICIES)
-            defaults = self._fields(("defaults",), "defaults: ", defaults, _POLICIES)
-        else:
-            self._note(("defaults",), f"defaults: is a table [defaults], not {shown(defaults)}")
-            defaults = {}
-        if not isinstance(guests, list):
-            self._note(("guest",), "guest: is written [[guest]], one such table a guest")
-            guests = []
-        found = [self._entry(place, table, defaults) for place, table in enumerate(guests)]
-        entries = [entry for entry in found if entry is not None]
-        for field in ("name", "uuid"):
-            self._twice(entries, field)
-        return entries
+def _entry(tables: Tables, place: int, table: object, defaults: Mapping[str, Any]) -> SpecEntry | None:
+    path: Path = ("guest", place)
+    if not isinstance(table, dict):
+        tables.note(path, f"guest {place + 1}: is a table, not {shown(table)}")
+        return None
+    before = len(tables.problems)
+    label = _label(place + 1, table.get("name"), table.get("uuid")) + ": "
+    tables.unknown(path, label, table, (*_GUEST, "cell"))
+    values = tables.values(path, label, table, _GUEST)
+    if "cell" in table:
+        values["cells"] = _cells(tables, (*path, "cell"), label, table["cell"])
+    if "name" not in table and "uuid" not in table:
+        tables.note(path, f'{label}has neither a name nor a uuid; name = "*" is every guest')
+    if "uuid" in values and "name" in values and fields.is_pattern(values["name"]):
+        tables.note((*path, "name"), f"{label}name: is a pattern, but the uuid means one guest")
+    sound = len(tables.problems) == before
+    if "dedicated_vcpus" in values:
+        values.setdefault("vcpu_policy", VcpuPolicy.MIXED)
+    values = _under(values, defaults)
+    for field, what in spec_problems(_trial(values, sound=sound)):
+        key = _KEY_OF[field]
+        tables.note((*path, key), f"{label}{key}: {what}")
+    places = {key: tables.document.at(*path, key) for key in ("", *_KEY_OF.values())}
+    return SpecEntry(path=tables.path, number=place + 1, places=tuple(places.items()), **values)
 
-    def _entry(self, place: int, table: object, defaults: Mapping[str, Any]) -> SpecEntry | None:
-        path: Path = ("guest", place)
-        if not isinstance(table, dict):
-            self._note(path, f"guest {place + 1}: is a table, not {shown(table)}")
-            return None
-        before = len(self.problems)
-        label = _label(place + 1, table.get("name"), table.get("uuid")) + ": "
-        self._unknown(path, label, table, (*_GUEST, "cell"))
-        values = self._fields(path, label, table, _GUEST)
-        if "cell" in table:
-            values["cells"] = self._cells((*path, "cell"), label, table["cell"])
-        if "name" not in table and "uuid" not in table:
-            self._note(path, f'{label}has neither a name nor a uuid; name = "*" is every guest')
-        if "uuid" in values and "name" in values and fields.is_pattern(values["name"]):
-            self._note((*path, "name"), f"{label}name: is a pattern, but the uuid means one guest")
-        sound = len(self.problems) == before
-        values = _under(values, defaults)
-        for field, what in spec_problems(_trial(values, sound=sound)):
-            key = _KEY_OF[field]
-            self._note((*path, key), f"{label}{key}: {what}")
-        places = {key: self.document.at(*path, key) for key in ("", *_KEY_OF.values())}
-        return SpecEntry(path=self.path, number=place + 1, places=tuple(places.items()), **values)
 
-    def _cells(self, path: Path, label: str, tables: object) -> tuple[GuestCell, ...] | None:
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self._note(path, f"{label}cell: is written [[guest.cell]], one such table a cell")
-            return None
-        cells = []
-        for place, table in enumerate(tables):
-            own = f"{label}cell {place + 1}: "
-            self._unknown((*path, place), own, table, _CELL)
-            values = self._fields((*path, place), own, table, _CELL)
-            if "vcpus" not in table:
-                self._note((*path, place), f'{own}vcpus: is missing; a list such as "0-3,5"')
-            elif "vcpus" in values:
-                cells.append(GuestCell(**values))
-        return tuple(cells)
+def _cells(tables: Tables, path: Path, label: str, found: object) -> tuple[GuestCell, ...] | None:
+    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
+        tables.note(path, f"{label}cell: is written [[guest.cell]], one such table a cell")
+        return None
+    cells = []
+    for place, table in enumerate(found):
+        own = f"{label}cell {place + 1}: "
+        tables.unknown((*path, place), own, table, _CELL)
+        values = tables.values((*path, place), own, table, _CELL)
+        if "vcpus" not in table:
+            tables.note((*path, place), f'{own}vcpus: is missing; a list such as "0-3,5"')
+        elif "vcpus" in values:
+            cells.append(GuestCell(**values))
+    return tuple(cells)
 
-    def _fields(
-        self, path: Path, label: str, table: Mapping[str, Any], known: Mapping[str, tuple[str, _Check]]
-    ) -> dict[str, Any]:
-        """Check what a table holds, and return it by GuestSpec's names; what is wrong is left out."""
-        values = {}
-        for key, (field, check) in known.items():
-            if key in table:
-                try:
-                    values[field] = check(table[key])
-                except ValueError as error:
-                    for what in error.args:
-                        self._note((*path, key), f"{label}{key}: {what}")
-        return values
 
-    def _unknown(self, path: Path, label: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
-        words = list(known)
-        for key in table:
-            if key not in words:
-                miss = fields.near_miss(key, words) or f"; known are {', '.join(words)}"
-                self._note((*path, key), f"{label}{shown(key)} is no key here{miss}")
-
-    def _twice(self, entries: Iterable[SpecEntry], field: str) -> None:
-        first: dict[str, SpecEntry] = {}
-        for entry in entries:
-            value = getattr(entry, field)
-            if value is not None and first.setdefault(value, entry) is not entry:
-                taken = f"{field}: {shown(value)} is guest {first[value].number}'s already"
-                label = _label(entry.number, entry.name, entry.uuid)
-                self._note(("guest", entry.number - 1, field), f"{label}: {taken}")
-
-    def _note(self, path: Path, problem: str) -> None:
-        self.problems.append((self.document.line(*path) or 0, f"{self.document.at(*path)}: {problem}"))
+def _twice(tables: Tables, entries: Iterable[SpecEntry], field: str) -> None:
+    first: dict[str, SpecEntry] = {}
+    for entry in entries:
+        value = getattr(entry, field)
+        if value is not None and first.setdefault(value, entry) is not entry:
+            taken = f"{field}: {shown(value)} is guest {first[value].number}'s already"
+            label = _label(entry.number, entry.name, entry.uuid)
+            tables.note(("guest", entry.number - 1, field), f"{label}: {taken}")
 
 
 def _under(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Lay a file's defaults under what a guest's own table says."""
     if values.get("vcpu_policy") is VcpuPolicy.SHARED:
         # "shared" says otherwise than a default that is for dedicated guests only
-        defaults = {field: value for field, value in defaults.items() if value not in _FOR_DEDICATED}
+        defaults = {field: value for field, value in defaults.items() if (field, value) not in _FOR_DEDICATED}
     return {**defaults, **values}
 
 
@@ -306,12 +382,17 @@ def _trial(values: Mapping[str, Any], *, sound: bool) -> dict[str, Any]:
     Returns:
         The spec's fields.
     """
-    policies = ("vcpu_policy", "thread_policy", "emulator_policy", "threads")
+    policies = ("vcpu_policy", "thread_policy", "emulator_policy", "iothread_policy", "threads")
     trial = {field: value for field, value in values.items() if sound or field in policies}
     # whoever applies the file may say that guests are dedicated
     trial.setdefault("vcpu_policy", VcpuPolicy.DEDICATED)
+    if not sound and trial["vcpu_policy"] is VcpuPolicy.MIXED:
+        trial["vcpu_policy"] = VcpuPolicy.DEDICATED  # which of them are is not looked at
     if "vcpus" not in trial:
         trial["vcpus"] = 1
         inside = sum(len(cell.vcpus) for cell in trial.get("cells", ()))
-        trial.setdefault("max_vcpus", inside or 2 * trial.get("threads", 1))
+        threads = trial.get("threads", 1)
+        least = max(trial.get("dedicated_vcpus", (-1,))) + 2
+        most = MAX_VCPUS // threads * threads
+        trial.setdefault("max_vcpus", inside or min(max(2 * threads, -(-least // threads) * threads), most))
     return trial

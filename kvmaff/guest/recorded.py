@@ -11,6 +11,7 @@ import functools
 import json
 import os
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -19,6 +20,7 @@ from kvmaff.errors import HostReadError
 from kvmaff.fields import Fields
 from kvmaff.guest.guest import Guest, GuestThread, Role, Source
 from kvmaff.guest.spec import MAX_VCPUS
+from kvmaff.host.pci import pci_address
 from kvmaff.host.tree import BIG, open_tree
 from kvmaff.kernel.text import printable
 
@@ -29,6 +31,7 @@ GUESTS_FILE = "kvmaff/guests.json"
 _MOST = 1 << 14
 
 Memory = tuple[tuple[int, int], ...]
+Devices = tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -39,19 +42,26 @@ class Recorded:
     Attributes:
         guests: The guests.
         memory: (node, bytes) of each process's memory, by process.
+        devices: Addresses of each process's PCI devices, by process.
     """
 
     guests: tuple[Guest, ...]
     memory: Mapping[int, Memory]
+    devices: Mapping[int, Devices]
 
 
-def guests_text(guests: Iterable[Guest], memory: Mapping[int, Memory]) -> str:
+def guests_text(
+    guests: Iterable[Guest],
+    memory: Mapping[int, Memory],
+    devices: Mapping[int, Devices] = MappingProxyType({}),
+) -> str:
     """
     Write guests down.
 
     Args:
         guests: The guests.
         memory: (node, bytes) of their memory, by process.
+        devices: Addresses of their PCI devices, by process.
 
     Returns:
         JSON.
@@ -66,7 +76,13 @@ def guests_text(guests: Iterable[Guest], memory: Mapping[int, Memory]) -> str:
             }
             for thread in guest.threads
         ]
-        data.append({**fields, "memory": [list(pair) for pair in memory.get(guest.pid, ())]})
+        data.append(
+            {
+                **fields,
+                "memory": [list(pair) for pair in memory.get(guest.pid, ())],
+                "devices": list(devices.get(guest.pid, ())),
+            }
+        )
     return json.dumps({"guests": data})
 
 
@@ -87,7 +103,7 @@ def recorded_guests(root: str) -> Recorded | None:
         data = tree.read(GUESTS_FILE, BIG)
     if data is not None:
         return _parsed(data, f"{root.rstrip('/')}/{GUESTS_FILE}")
-    return Recorded(guests=(), memory={}) if os.path.isfile(root) else None
+    return Recorded(guests=(), memory={}, devices={}) if os.path.isfile(root) else None
 
 
 @functools.lru_cache(maxsize=1)  # placing asks for the memory of one guest after the other
@@ -97,15 +113,22 @@ def _parsed(data: bytes, path: str) -> Recorded:
         items = top.items("guests")
         if len(items) > _MOST:
             raise ValueError(f"more than {_MOST} guests")
-        found = [_guest(Fields(item, f"guest {place}")) for place, item in enumerate(items)]
+        found = [_guest(Fields(_filled(item), f"guest {place}")) for place, item in enumerate(items)]
     except (ValueError, RecursionError) as error:
         raise HostReadError(f"{path}: {error}", path=path) from None
     return Recorded(
-        guests=tuple(guest for guest, _ in found), memory={guest.pid: memory for guest, memory in found}
+        guests=tuple(guest for guest, _, _ in found),
+        memory={guest.pid: memory for guest, memory, _ in found},
+        devices={guest.pid: devices for guest, _, devices in found},
     )
 
 
-def _guest(fields: Fields) -> tuple[Guest, Memory]:
+def _filled(item: object) -> object:
+    """Older captures do not tell a guest's devices."""
+    return {"devices": [], **item} if isinstance(item, dict) else item
+
+
+def _guest(fields: Fields) -> tuple[Guest, Memory, Devices]:
     most = fields.number_or_none("max_vcpus", least=1)
     pid = fields.number("pid", least=1)
     guest = Guest(
@@ -130,7 +153,17 @@ def _guest(fields: Fields) -> tuple[Guest, Memory]:
         if not isinstance(pair, list) or len(pair) != 2 or any(type(n) is not int or n < 0 for n in pair):
             raise ValueError(f"{fields.where}: 'memory' is no list of [node, bytes]")
         memory.append((pair[0], pair[1]))
-    return guest, tuple(memory)
+    return guest, tuple(memory), _devices(fields)
+
+
+def _devices(fields: Fields) -> Devices:
+    texts = fields.texts("devices")
+    try:
+        if len(texts) > _MOST:
+            raise ValueError(f"more than {_MOST}")
+        return tuple(sorted({pci_address(text) for text in texts}))
+    except ValueError as error:
+        raise ValueError(f"{fields.where}: 'devices': {error}") from None
 
 
 def _thread(fields: Fields, pid: int) -> GuestThread:

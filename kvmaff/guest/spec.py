@@ -2,20 +2,36 @@
 What a guest needs, whether it runs already or not.
 
 Words with a fixed meaning: *dedicated*, one PU a vCPU and nobody else's; *shared*, every vCPU floats over the
-guest's CPU set. A guest of which nothing is said is shared: that does no harm.
+guest's CPU set; *mixed*, some are dedicated and the rest float. A guest of which nothing is said is shared: that does
+no harm.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
 
-__all__ = ["EmulatorPolicy", "GuestCell", "GuestSpec", "ThreadPolicy", "VcpuPolicy"]
+from kvmaff.guest import specrules
+
+__all__ = [
+    "ANY_KIND",
+    "MAX_VCPUS",
+    "Affinity",
+    "EmulatorPolicy",
+    "GuestCell",
+    "GuestSpec",
+    "Place",
+    "SpecContradiction",
+    "ThreadPolicy",
+    "VcpuPolicy",
+]
 
 MAX_VCPUS = 8192
+_NUMBERS = tuple(range(MAX_VCPUS))
+ANY_KIND = "any"
+"""The core kind of a guest that may be on cores of several kinds at once."""
 
 
 class VcpuPolicy(enum.StrEnum):
@@ -25,6 +41,8 @@ class VcpuPolicy(enum.StrEnum):
     """One PU a vCPU, used by nobody else."""
     SHARED = "shared"
     """All vCPUs float over the guest's CPU set, which other shared guests may use too."""
+    MIXED = "mixed"
+    """Some vCPUs are dedicated (``dedicated_vcpus``), the others float beside them."""
 
 
 class ThreadPolicy(enum.StrEnum):
@@ -44,7 +62,7 @@ class EmulatorPolicy(enum.StrEnum):
     SHARE = "share"
     """On the guest's own CPUs, beside its vCPUs."""
     ISOLATE = "isolate"
-    """On one more PU of the guest's own; for dedicated guests."""
+    """On one more PU of the guest's own; for guests with dedicated vCPUs."""
     HOUSEKEEPING = "housekeeping"
     """On the CPUs that belong to no guest alone and are not isolated."""
 
@@ -63,42 +81,46 @@ class GuestCell:
     memory_bytes: int = 0
 
 
-def _problems(spec: GuestSpec) -> Iterator[tuple[str, str]]:
-    """Each (field, what is wrong with it) of a spec."""
-    if not spec.name or not spec.name.isprintable():
-        yield "name", "is empty or not printable"
-    if not 1 <= spec.vcpus <= MAX_VCPUS:
-        yield "vcpus", f"is a number from 1 to {MAX_VCPUS}, not {spec.vcpus}"
-    if not spec.vcpus <= spec.max_vcpus <= MAX_VCPUS:
-        yield "max_vcpus", f"is a number from vcpus ({spec.vcpus}) to {MAX_VCPUS}, not {spec.max_vcpus}"
-    if not 1 <= spec.threads <= 8:
-        yield "threads", f"is the guest's threads a core, 1 to 8, not {spec.threads}"
-    elif spec.max_vcpus % spec.threads:
-        yield "threads", f"{spec.threads} threads a core do not divide {spec.max_vcpus} vCPUs"
-    if spec.memory_bytes < 0:
-        yield "memory_bytes", "is negative"
-    if spec.vcpu_policy is VcpuPolicy.SHARED:
-        if spec.thread_policy is not ThreadPolicy.PREFER:
-            yield "thread_policy", f"{spec.thread_policy} needs the vCPU policy dedicated"
-        if spec.emulator_policy is EmulatorPolicy.ISOLATE:
-            yield "emulator_policy", "isolate needs the vCPU policy dedicated"
-    if spec.thread_policy is ThreadPolicy.ISOLATE and spec.threads > 1:
-        yield "thread_policy", f"isolate keeps siblings empty, the guest's threads={spec.threads} needs them"
-    if spec.thread_policy is ThreadPolicy.REQUIRE and spec.max_vcpus % 2:
-        yield "thread_policy", f"require fills pairs of siblings, which {spec.max_vcpus} vCPUs do not"
-    if len(set(spec.iothreads)) != len(spec.iothreads):
-        yield "iothreads", "names one twice"
-    if any(node < 0 for node in spec.device_nodes):
-        yield "device_nodes", "are NUMA node numbers from 0"
-    if spec.cells:
-        inside = [vcpu for cell in spec.cells for vcpu in cell.vcpus]
-        if sorted(inside) != list(range(spec.max_vcpus)):
-            yield "cells", f"must hold each of the vCPUs 0-{spec.max_vcpus - 1} once"
-        if any(not cell.vcpus for cell in spec.cells):
-            yield "cells", "has a cell without vCPUs"
-        memory = sum(cell.memory_bytes for cell in spec.cells)
-        if memory and spec.memory_bytes and memory != spec.memory_bytes:
-            yield "cells", f"have {memory} bytes of memory together, the guest has {spec.memory_bytes}"
+class Place(enum.StrEnum):
+    """What guests share, or keep for themselves, by their affinity."""
+
+    NODE = "node"
+    """A NUMA node."""
+    L3 = "l3"
+    """An L3 group."""
+    CORE = "core"
+    """A core."""
+
+
+@attrs.frozen(kw_only=True)
+class Affinity:
+    """
+    Where a guest's vCPUs are to be, or not to be, for the sake of another's.
+
+    Attributes:
+        guest: The other guest's name.
+        level: What they share, or do not.
+    """
+
+    guest: str
+    level: Place = Place.NODE
+
+
+class SpecContradiction(ValueError):
+    """
+    Fields of a spec contradict each other.
+
+    Args:
+        name: The guest.
+        problems: Each (field, what is wrong with it).
+
+    Attributes:
+        problems: The same.
+    """
+
+    def __init__(self, name: str, problems: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(f"guest {name!r}: " + "; ".join(f"{field}: {what}" for field, what in problems))
+        self.problems = problems
 
 
 @attrs.frozen(kw_only=True)
@@ -116,12 +138,24 @@ class GuestSpec:
         cells: Its NUMA cells; empty for a guest without.
         iothreads: Names of its IOThreads.
         device_nodes: NUMA nodes of the host that its devices hang on.
+        devices: PCI addresses of its devices, whose nodes the host knows.
         vcpu_policy: How its vCPUs get CPUs.
+        dedicated_vcpus: Under ``mixed``, the numbers of those that are dedicated, ascending.
         thread_policy: What dedicated vCPUs do with siblings.
         emulator_policy: Where its other threads run.
+        iothread_policy: Where its IOThreads run, each by itself under ``isolate``; None: where the emulator does.
+        page_bytes: The size of the pages that its memory is made of; 0 for the kernel's own.
+        core_kind: The kind of core that its vCPUs run on, as the host names kinds; ``any``: of several kinds at once;
+            None: of one kind, the fastest that has room.
+        affinity: Guests to be near to: the places of one are all among those of the other. Void while the other has no
+            place.
+        anti_affinity: Guests to be apart from: they have no place in common.
+        trust_domain: On a core on which it has a vCPU, no guest of another domain has any thread; guests of which
+            nothing is said are one domain.
+        pool: The host's CPU pool that its vCPUs are in; None for CPUs in no pool.
 
     Raises:
-        ValueError: The fields contradict each other; the text names each field that does.
+        SpecContradiction: The fields contradict each other; the text names each field that does. It is a ValueError.
     """
 
     name: str
@@ -133,14 +167,44 @@ class GuestSpec:
     cells: tuple[GuestCell, ...] = ()
     iothreads: tuple[str, ...] = ()
     device_nodes: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
     vcpu_policy: VcpuPolicy = VcpuPolicy.SHARED
+    dedicated_vcpus: tuple[int, ...] = ()
     thread_policy: ThreadPolicy = ThreadPolicy.PREFER
     emulator_policy: EmulatorPolicy = EmulatorPolicy.SHARE
+    iothread_policy: EmulatorPolicy | None = None
+    page_bytes: int = 0
+    core_kind: str | None = None
+    affinity: tuple[Affinity, ...] = ()
+    anti_affinity: tuple[Affinity, ...] = ()
+    trust_domain: str | None = None
+    pool: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        problems = [f"{field}: {what}" for field, what in _problems(self)]
+        problems = tuple(specrules.problems(self))
         if problems:
-            raise ValueError(f"guest {self.name!r}: " + "; ".join(problems))
+            raise SpecContradiction(self.name, problems)
+
+    @property
+    def pinned(self) -> tuple[int, ...]:
+        """The vCPUs that are dedicated, ascending."""
+        if self.vcpu_policy is VcpuPolicy.DEDICATED:
+            return _NUMBERS[: self.max_vcpus]
+        return self.dedicated_vcpus
+
+    @property
+    def floating(self) -> tuple[int, ...]:
+        """The vCPUs that float, ascending."""
+        if self.vcpu_policy is VcpuPolicy.DEDICATED:
+            return ()
+        pinned = frozenset(self.dedicated_vcpus)
+        return tuple(vcpu for vcpu in range(self.max_vcpus) if vcpu not in pinned)
+
+    @property
+    def own_pus(self) -> int:
+        """How many PUs of its own its other threads have: the emulator one, its IOThreads one each, where isolated."""
+        own = int(self.emulator_policy is EmulatorPolicy.ISOLATE)
+        return own + (len(self.iothreads) if self.iothread_policy is EmulatorPolicy.ISOLATE else 0)
 
     def with_changes(self, **changes: Any) -> GuestSpec:
         """

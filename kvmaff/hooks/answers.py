@@ -8,32 +8,27 @@ own could answer differently every time it is looked at. The parts of a placemen
 from __future__ import annotations
 
 import re
-import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
-import attrs
-
+from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import VcpuPolicy
 from kvmaff.guest.vmm import BUILTIN, Vmm
 from kvmaff.hooks.blame import Origin, blamed, clean
-from kvmaff.placement.placement import Unplaced
-from kvmaff.placement.strategy import Strategy
+from kvmaff.placement.objective import Grain, Level, Objective
+from kvmaff.placement.placement import Remedy, Removal, Unplaced
+from kvmaff.placement.strategy import Strategy, options_of
 from kvmaff.placement.verify import Violation
 
 __all__ = [
-    "OPTION_KINDS",
     "items_of",
+    "judge_objective",
     "judge_strategy",
     "judge_unplaced",
     "judge_violation",
     "judge_vmm",
-    "option_kinds",
 ]
-
-OPTION_KINDS: dict[type, str] = {bool: "yes or no", int: "a whole number", float: "a number", str: "a text"}
-"""The types that an option may have, and what a person calls a value of each."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _MOST = 1000
@@ -89,40 +84,10 @@ def judge_strategy(value: object) -> list[str]:
     if type(policy) is not VcpuPolicy:
         problems.append(f"its vcpu_policy is {_kind(policy)}, no VcpuPolicy")
     try:
-        option_kinds(value.options)
-    except (TypeError, NameError) as error:
+        options_of(value.options)
+    except Exception as error:  # noqa: BLE001 - types may be named by any text, and are looked up by running it
         problems.append(f"its options: {clean(error)}")
     return [f"strategy {value.name!r}: {problem}" for problem in problems]
-
-
-def option_kinds(options: object) -> dict[str, type]:
-    """
-    Say which options a class of options has.
-
-    Args:
-        options: The class.
-
-    Returns:
-        The type of each option, by name.
-
-    Raises:
-        TypeError: It is no attrs class, or an option has no default or a type that no text can say.
-        NameError: A type is named that its module does not have.
-    """
-    if not isinstance(options, type) or not attrs.has(options):
-        raise TypeError(f"{_shown(options)} is no attrs class")
-    hints = typing.get_type_hints(options)
-    kinds: dict[str, type] = {}
-    for field in attrs.fields(options):
-        if not field.init:
-            continue
-        kind = hints.get(field.name)
-        if kind not in OPTION_KINDS:
-            raise TypeError(f"{field.alias} is of a type other than str, int, float and bool")
-        if field.default is attrs.NOTHING:
-            raise TypeError(f"{field.alias} has no default")
-        kinds[str(field.alias)] = kind
-    return kinds
 
 
 def judge_vmm(value: object) -> list[str]:
@@ -184,7 +149,7 @@ def judge_unplaced(value: object) -> list[str]:
     """
     if type(value) is not tuple or not value or not all(type(one) is Unplaced for one in value):
         return ["it does not name the guests without a place: unplaced is a tuple of Unplaced"]
-    return [
+    wrong = [
         f"it names a guest without a reason: {_shown(one.name)}"
         for one in value
         if type(one.name) is not str
@@ -192,6 +157,53 @@ def judge_unplaced(value: object) -> list[str]:
         or not one.reasons
         or not all(type(reason) is str for reason in one.reasons)
     ]
+    return wrong + [
+        f"what it says of a guest without a place is no Removal or Remedy: {_shown(one.name)}"
+        for one in value
+        if not _all(one.removed, _is_removal) or not _all(one.remedies, _is_remedy)
+    ]
+
+
+def judge_objective(value: object) -> TypeGuard[Objective]:
+    """
+    Judge what a strategy says it wanted.
+
+    Args:
+        value: The objective of its answer's basis.
+
+    Returns:
+        Whether the one search could be asked with it.
+    """
+    if type(value) is not Objective or not _is_line(value.name):
+        return False
+    flags = (value.balance, value.whole_cores, value.from_isolated, value.housekeeping, value.near)
+    levels = (value.levels, value.shared_levels)
+    return (
+        all(type(flag) is bool for flag in flags)
+        and type(value.grain) is Grain
+        and all(_all(each, lambda level: type(level) is Level) for each in levels)
+    )
+
+
+def _is_removal(value: object) -> bool:
+    return (
+        type(value) is Removal
+        and _is_line(value.rule)
+        and (value.by is None or _is_line(value.by))
+        and type(value.cpus) is CpuSet
+        and _all(value.nodes, lambda node: type(node) is int)
+        and _all(value.l3_groups, lambda group: type(group) is CpuSet)
+    )
+
+
+def _is_remedy(value: object) -> bool:
+    return type(value) is Remedy and all(
+        type(text) is str and text.isprintable() for text in (value.what, value.to, value.text)
+    )
+
+
+def _all(value: object, good: Callable[[Any], bool]) -> bool:
+    return type(value) is tuple and all(map(good, value))
 
 
 def _is_line(text: object) -> bool:

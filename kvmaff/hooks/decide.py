@@ -15,17 +15,19 @@ import attrs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible, PlacementRefused, PluginError, RequestError
-from kvmaff.hooks.answers import judge_unplaced
+from kvmaff.hooks.answers import judge_objective, judge_unplaced
 from kvmaff.hooks.blame import Origin, blamed, clean
-from kvmaff.hooks.options import build_options, near_miss
+from kvmaff.hooks.options import build_options, near_miss, rebuild_options
 from kvmaff.host.topology import Topology
+from kvmaff.placement.basis import Basis
 from kvmaff.placement.placement import Placement, Unplaced
 from kvmaff.placement.request import PlacementRequest
 from kvmaff.placement.strategy import Strategy
 from kvmaff.placement.verify import Violation, verify
 
-__all__ = ["Panel", "decide"]
+__all__ = ["Panel", "decide", "find_strategy"]
 
+_OURS = "kvmaff"
 _SENTENCE = 4000
 """Sentences with cpulists of large hosts are long."""
 
@@ -70,18 +72,18 @@ def decide(
         PlacementRefused: The answer breaks a rule, or a plug-in objects.
         PluginError: A plug-in failed.
     """
-    strategy, origin = _find(panel, name)
+    strategy, origin = find_strategy(panel, name)
     asked = attrs.evolve(
         request,
-        options=_options(panel, request, strategy, options),
+        options=_options(panel, request, strategy, origin, options),
         reserved=request.reserved | panel.reserved_cpus(request.host.topology),
     )
     impossible: PlacementImpossible | None = None
     answer: object = None
     with blamed(origin, f"strategy {name!r} failed"):
         try:
-            # a copy: what the answer is verified against must not be in the strategy's hands
-            answer = strategy.place(copy.deepcopy(asked))
+            # a copy: what the answer is verified against must not be in a stranger's hands
+            answer = strategy.place(asked if origin.distribution == _OURS else copy.deepcopy(asked))
         except PlacementImpossible as error:
             impossible = error
     if impossible is None:
@@ -89,7 +91,21 @@ def decide(
     raise _judged(panel, asked, strategy, origin, impossible) from impossible
 
 
-def _find(panel: Panel, name: str) -> tuple[Strategy, Origin]:
+def find_strategy(panel: Panel, name: str) -> tuple[Strategy, Origin]:
+    """
+    Find a strategy by its name.
+
+    Args:
+        panel: Whose strategies there are.
+        name: The name.
+
+    Returns:
+        It, and whose it is.
+
+    Raises:
+        RequestError: There is none; says what was near, and all there are.
+        PluginError: There is, but it cannot be used, or several have the name.
+    """
     strategy, origin = panel.strategy(name)
     if strategy is None or origin is None:
         names = list(panel.strategies())
@@ -104,10 +120,11 @@ def _options(
     panel: Panel,
     request: PlacementRequest,
     strategy: Strategy,
+    origin: Origin,
     options: Mapping[str, object] | None,
 ) -> object:
     if request.options is None:
-        return build_options(strategy, options or {}, panel.strategies())
+        return build_options(strategy, origin, options or {}, panel.strategies())
     problems = []
     if options:
         problems.append("options are given twice, in the request and beside it")
@@ -118,7 +135,7 @@ def _options(
         )
     if problems:
         raise RequestError.of(problems)
-    return request.options
+    return rebuild_options(strategy, origin, request.options)
 
 
 def _checked(
@@ -133,9 +150,14 @@ def _checked(
         # only now is it known that every part is what it should be
         guests = (
             attrs.evolve(guest, why=tuple(clean(text, _SENTENCE) for text in guest.why))
+            if guest.why
+            else guest
             for guest in answer.guests
         )
-        placement = Placement(strategy=strategy.name, guests=tuple(guests))
+        # what was wanted is theirs to say, what was asked is not: it is searched again when somebody asks why
+        objective = answer.basis.objective if type(answer.basis) is Basis else None
+        basis = Basis(request=request, objective=objective) if judge_objective(objective) else None
+        placement = Placement(strategy=strategy.name, guests=tuple(guests), basis=basis)
         violations = panel.check_placement(request, placement)
     if violations:
         lines = [f"the answer of strategy {strategy.name!r} ({origin}) is refused:"]
@@ -172,7 +194,14 @@ def _judged(
     details = {
         **error.details,
         "unplaced": tuple(
-            Unplaced(name=one.name, reasons=tuple(clean(reason, _SENTENCE) for reason in one.reasons))
+            Unplaced(
+                name=one.name,
+                reasons=tuple(clean(reason, _SENTENCE) for reason in one.reasons),
+                removed=one.removed,
+                remedies=tuple(
+                    attrs.evolve(remedy, text=clean(remedy.text, _SENTENCE)) for remedy in one.remedies
+                ),
+            )
             for one in unplaced
         ),
         "placement": placement,

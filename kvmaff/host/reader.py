@@ -8,6 +8,7 @@ import attrs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import HostReadError
+from kvmaff.host.columns import Columns, columns_of
 from kvmaff.host.isolation import Isolation, Kept, KeptFrom, read_isolation
 from kvmaff.host.sysfs import read_topology
 from kvmaff.host.topology import Topology
@@ -39,6 +40,15 @@ class Host:
     isolated: CpuSet
     nohz_full: CpuSet
     isolation: Isolation = attrs.field(default=attrs.Factory(_as_shown, takes_self=True))
+    _columns: Columns | None = attrs.field(default=None, init=False, eq=False, repr=False)
+
+    @property
+    def columns(self) -> Columns:
+        """Its cores, L3 groups and nodes as columns; worked out when it is read, or else when first asked for."""
+        if self._columns is None:
+            object.__setattr__(self, "_columns", columns_of(self.topology))
+        assert self._columns is not None
+        return self._columns
 
     @property
     def live(self) -> bool:
@@ -87,10 +97,12 @@ def host_of(tree: Tree) -> Host:
     isolated = tree.cpus("sys/devices/system/cpu/isolated")
     # nohz_full reads "(null)" on kernels that have the feature and no such CPU
     nohz_full = tree.cpus("sys/devices/system/cpu/nohz_full")
-    return Host(
+    host = Host(
         root=tree.root,
         topology=topology,
         isolated=isolated or CpuSet(),
         nohz_full=nohz_full or CpuSet(),
         isolation=read_isolation(tree, topology, isolated, nohz_full),
     )
+    _ = host.columns  # whoever reads a host places on it many times
+    return host

@@ -16,7 +16,7 @@ import attrs
 
 from kvmaff.cpuset import MAX_CPUS, CpuSet
 from kvmaff.guest.guest import Role
-from kvmaff.guest.spec import MAX_VCPUS, GuestSpec, VcpuPolicy
+from kvmaff.guest.spec import MAX_VCPUS, GuestSpec
 from kvmaff.placement._promise import differences
 from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
 from kvmaff.placement.request import Demand, PlacementRequest
@@ -37,14 +37,14 @@ __all__ = [
 Complaint = tuple[str | None, str]
 """The guest concerned, or None; and what is wrong."""
 
-_SCORE = tuple(field.name for field in attrs.fields(Score))
+_SCORE = tuple(field.name for field in attrs.fields(Score) if field.name != "levels")
 _WORD = {Role.VCPU: "vCPU", Role.IOTHREAD: "IOThread", Role.OTHER: "other thread"}
 _NAMED = 4  # so many guests are named in a message, the others counted
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(eq=False)
 class Thread:
-    """A thread's role, index and CPUs."""
+    """A thread's role, index and CPUs; not frozen, as that costs as much as all else and placements have thousands."""
 
     role: Role
     index: int | None
@@ -72,8 +72,11 @@ class Place:
         nodes: The nodes that the placement names, or None where that is not legible.
         whole: Whether all its threads are legible.
         vcpus: Those of its threads that are vCPUs.
-        others: Those that are not.
+        pinned: Those of them that are dedicated.
+        floating: Those that are not.
+        others: Its threads that are no vCPUs.
         vcpu_bits: The CPUs of all its vCPUs.
+        pinned_bits: Those of the dedicated ones.
         other_bits: The CPUs of all its other threads.
     """
 
@@ -83,19 +86,17 @@ class Place:
     nodes: tuple[int, ...] | None
     whole: bool
     vcpus: tuple[Thread, ...]
+    pinned: tuple[Thread, ...]
+    floating: tuple[Thread, ...]
     others: tuple[Thread, ...]
     vcpu_bits: int
+    pinned_bits: int
     other_bits: int
 
     @property
     def name(self) -> str:
         """The guest's name."""
         return self.spec.name
-
-    @property
-    def dedicated(self) -> bool:
-        """Whether its vCPUs are to have PUs of their own."""
-        return self.spec.vcpu_policy is VcpuPolicy.DEDICATED
 
     @property
     def bits(self) -> int:
@@ -145,14 +146,14 @@ class Case:
                 self.held_alone |= held.cpus.bits
             else:
                 self.held_too |= held.cpus.bits
-        self._cores = {cpu: core.bits for core in topology.cores for cpu in core}
+        self._cores: dict[int, int] | None = None
         self.nodes: list[tuple[int, int]] = []
         seen = 0
         for node in topology.nodes:
             self.nodes.append((node.number, node.cpus.bits & ~seen))
             seen |= node.cpus.bits
         self.readable = self._read(placement)
-        self._once = self._twice = 0
+        self._once = self._twice = 0  # CPUs that some place has, and those that two have
         for place in self.places:
             self._twice |= self._once & place.bits
             self._once |= place.bits
@@ -161,7 +162,19 @@ class Case:
 
     def core_of(self, bit: int) -> int:
         """Return the PUs of a PU's core; a PU of which the host does not say is a core of its own."""
+        if self._cores is None:  # not every request asks, and few cores are anybody's
+            used = self._once
+            cores = [core for core in self.request.host.topology.cores if core.bits & used]
+            self._cores = {cpu: core.bits for core in cores for cpu in core}
         return self._cores.get(bit.bit_length() - 1, bit)
+
+    def cores_of(self, bits: int) -> int:
+        """Return all PUs of the cores that have any of some PUs."""
+        cores = bits
+        for core in self.request.host.topology.cores:
+            if core.bits & bits:
+                cores |= core.bits
+        return cores
 
     def used_by_others(self, place: Place, bits: int) -> int:
         """Return those of some CPUs that a thread of another guest of the placement may use."""
@@ -222,25 +235,31 @@ class Case:
             self._wrong(name, "nodes", nodes, "a tuple of node numbers")
             nodes = None
         score = _field(guest, "score")
-        if type(score) is not Score or any(not _is_number(_field(score, level), 1 << 62) for level in _SCORE):
+        if type(score) is not Score or not _is_score(score):
             self._wrong(name, "score", score, "a Score of integers from 0")
         owned = _field(guest, "owned")
-        if type(owned) is not CpuSet or type(_field(owned, "_bits")) is not int:
+        if type(owned) is not CpuSet or type(_field(owned, "bits")) is not int:
             self._wrong(name, "owned", owned, "a CpuSet")
         why = _field(guest, "why")
         if type(why) is not tuple or any(type(sentence) is not str for sentence in why):
             self._wrong(name, "why", why, "a tuple of str")
         vcpus = tuple(thread for thread in threads if thread.role is Role.VCPU)
+        spec = demand.spec if differences(demand.spec, promised) else promised
+        own = frozenset(spec.pinned)
+        pinned = tuple(thread for thread in vcpus if thread.index in own)
         others = tuple(thread for thread in threads if thread.role is not Role.VCPU)
         return Place(
             demand=demand,
-            spec=demand.spec if differences(demand.spec, promised) else promised,
+            spec=spec,
             threads=tuple(threads),
             nodes=nodes,
             whole=whole,
             vcpus=vcpus,
+            pinned=pinned,
+            floating=tuple(thread for thread in vcpus if thread.index not in own),
             others=others,
             vcpu_bits=union(vcpus),
+            pinned_bits=union(pinned),
             other_bits=union(others),
         )
 
@@ -248,7 +267,7 @@ class Case:
         if type(said) is not ThreadPlacement:
             self._wrong(guest, f"threads[{at}]", said, "a ThreadPlacement")
             return None
-        role, index, cpus = (_field(said, field) for field in ("role", "index", "cpus"))
+        role, index, cpus = _field(said, "role"), _field(said, "index"), _field(said, "cpus")
         bits = _field(cpus, "bits") if type(cpus) is CpuSet else None
         right = True
         if type(role) is not Role:
@@ -260,7 +279,7 @@ class Case:
         if type(bits) is not int or bits < 0 or bits >> MAX_CPUS:
             self._wrong(guest, f"threads[{at}].cpus", cpus, "a CpuSet")
             right = False
-        return Thread(role=role, index=index, bits=bits) if right else None  # type: ignore[arg-type]  # seen above
+        return Thread(role, index, bits) if right else None  # type: ignore[arg-type]  # seen above
 
     def _wrong(self, guest: str | None, where: str, what: object, wanted: str) -> None:
         whose = "" if guest is None else f"guest {guest!r}: "
@@ -280,6 +299,16 @@ def union(threads: Iterable[Thread]) -> int:
     for thread in threads:
         bits |= thread.bits
     return bits
+
+
+def _is_score(score: object) -> bool:
+    """Whether a score's levels are numbers, or None where they need none, and what counts of them is there."""
+    levels = _field(score, "levels")
+    if type(levels) is not tuple or any(type(level) is not str or level not in _SCORE for level in levels):
+        return False
+    values = {level: _field(score, level) for level in _SCORE}
+    wrong = [level for level, value in values.items() if value is not None and not _is_number(value, 1 << 62)]
+    return not wrong and all(values[level] is not None for level in (*_SCORE[:5], *levels))
 
 
 def _is_number(value: object, end: int) -> bool:

@@ -16,6 +16,7 @@ _MORE: dict[str, tuple[object, ...]] = {
     "vcpu_policy": (VcpuPolicy.SHARED,),
     "thread_policy": (ThreadPolicy.PREFER,),
     "emulator_policy": (EmulatorPolicy.SHARE,),
+    "iothread_policy": (EmulatorPolicy.SHARE,),
 }
 """The policies in place of which a strategy may promise another one: the mildest, which is also the default."""
 

@@ -134,16 +134,17 @@ def isolated(case: Case) -> Iterator[Complaint]:
 
 
 def shared(case: Case) -> Iterator[Complaint]:
-    """All vCPUs of a shared guest have one and the same set; where it has NUMA cells, all of a cell."""
+    """All vCPUs of a guest that float have one and the same set; where it has NUMA cells, all of a cell."""
     for place in case.places:
-        if place.dedicated:
-            continue
-        for vcpus in _cells(place):
+        floating = frozenset(place.floating)
+        for cell in _cells(place) if floating else ():
+            vcpus = [thread for thread in cell if thread in floating]
             sets = Counter(thread.bits for thread in vcpus if thread.bits)
             if len(sets) > 1:
                 common = max(sets, key=lambda bits: (sets[bits], bits))
                 odd = [thread for thread in vcpus if thread.bits and thread.bits != common]
-                why = f"while others of this shared guest have {cpus_text(common)}"
+                kind = "mixed" if place.pinned else "shared"
+                why = f"while others of this {kind} guest have {cpus_text(common)}"
                 yield place.complain(odd, union(odd), why)
 
 
@@ -165,8 +166,8 @@ def cells(case: Case) -> Iterator[Complaint]:
 
 def memory(case: Case) -> Iterator[Complaint]:
     """The nodes named are those that the vCPUs use; the memory of guests to come is free on them."""
-    need: Counter[int] = Counter()
-    names: dict[int, list[str]] = {}
+    need: Counter[tuple[int, int]] = Counter()
+    names: dict[tuple[int, int], list[str]] = {}
     for place in case.places:
         used = tuple(node for node, _ in case.nodes_of(place.vcpu_bits))
         if place.whole and place.nodes is not None and place.nodes != used:
@@ -174,14 +175,18 @@ def memory(case: Case) -> Iterator[Complaint]:
             yield place.name, f"guest {place.name!r}: {where}; it says {nodes_text(place.nodes)}"
         if place.demand.pid is None:
             for node, size in sorted(_memory_of(case, place).items()):
-                need[node] += size
-                names.setdefault(node, []).append(f"{place.name!r} {size}")
-    for node, free in sorted(case.request.memory):
-        if need[node] > free:
-            yield (
-                None,
-                f"node {node} has {free} bytes of memory free; {' + '.join(names[node])} are {need[node]}",
-            )
+                key = place.spec.page_bytes, node
+                need[key] += size
+                names.setdefault(key, []).append(f"{place.name!r} {size}")
+    free = {(0, node): amount for node, amount in case.request.memory}
+    free |= {(size, node): size * count for node, size, count in case.request.pages}
+    for (page, node), wanted in sorted(need.items()):
+        # of small pages no limit may be told; what is not told of huge ones is not there
+        have = free.get((page, node), 0 if page else wanted)
+        if wanted > have:
+            what = f"memory in pages of {page} free" if page else "memory free"
+            what = f"node {node} has {have} bytes of {what}"
+            yield None, f"{what}; {' + '.join(names[page, node])} are {wanted}"
 
 
 def _memory_of(case: Case, place: Place) -> Counter[int]:
@@ -189,18 +194,22 @@ def _memory_of(case: Case, place: Place) -> Counter[int]:
     Return the bytes that a guest to come needs on each node.
 
     A cell's memory is on the cell's node. Memory of which no cell is told is spread as its vCPUs are: by the CPUs
-    they have in each node, which for dedicated vCPUs is their number; rounded up for each node.
+    they have in each node, which for dedicated vCPUs is their number, and of a mixed guest by the dedicated ones;
+    rounded up for each node, to whole pages.
     """
+    if not place.spec.memory_bytes and not any(cell.memory_bytes for cell in place.spec.cells):
+        return Counter()
     sizes = [cell.memory_bytes for cell in place.spec.cells]
     parts = [union(vcpus) for vcpus in _cells(place)]
     if not any(sizes):
-        sizes, parts = [place.spec.memory_bytes], [place.vcpu_bits]
+        sizes, parts = [place.spec.memory_bytes], [place.pinned_bits or place.vcpu_bits]
+    page = place.spec.page_bytes or 1
     need: Counter[int] = Counter()
     for size, bits in zip(sizes, parts, strict=True):
         used = case.nodes_of(bits)
         total = sum(count for _, count in used)
         for node, count in used:
-            need[node] += -(-size * count // total)
+            need[node] += -(-size * count // (total * page)) * page
     return need
 
 

@@ -1,30 +1,54 @@
 """
 The host while guests are being placed: who owns which PU, and how loaded each is.
 
-Loads count in thousandths of a vCPU a PU. CPUs count as sets; nothing here depends on how they are numbered.
+Loads count in thousandths of a vCPU a PU. CPUs count as sets; nothing here depends on how they are numbered. What only
+some guests need (a load for each CPU, cores by node) is worked out when it is first asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Mapping
+from functools import cached_property
+
+import attrs
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.host.topology import NumaNode
+from kvmaff.guest.spec import GuestSpec
+from kvmaff.host.columns import far_apart
 from kvmaff.placement.fit import HostCores, NodeCores
-from kvmaff.placement.request import PlacementRequest
+from kvmaff.placement.request import Demand, PlacementRequest
 
-__all__ = ["MOST_CELLS", "MOST_NODES", "WHOLE", "Board"]
+__all__ = ["ENDLESS", "MOST_CELLS", "WHOLE", "Board", "User"]
 
-MOST_NODES = 64
-"""NUMA nodes that the exact search knows; on larger hosts the nearest ones are tried."""
 MOST_CELLS = 256
 """NUMA cells of a guest that it knows."""
-
 WHOLE = 1000
 """The load of one vCPU on a PU of its own."""
-_UNKNOWN_DISTANCE = 20  # what firmware says of another node where it says nothing particular (ACPI SLIT)
-_LOCAL = 10
-_FARTHEST = 1 << 16
+ENDLESS = 1 << 62
+"""More memory than any node has."""
+
+
+@attrs.frozen(kw_only=True)
+class User:
+    """
+    Who uses some CPUs.
+
+    Attributes:
+        name: The guest.
+        cpus: The CPUs of its vCPUs and of what it has alone; of a guest outside the request, all that it uses.
+        on: The CPUs of its vCPUs; of a guest outside the request, all that it uses.
+        alone: Those that are nobody else's.
+        vcpus: How many vCPUs float over the others.
+        trust_domain: Its trust domain.
+    """
+
+    name: str
+    cpus: CpuSet
+    on: CpuSet
+    alone: CpuSet
+    vcpus: int
+    trust_domain: str | None
 
 
 class Board:
@@ -38,68 +62,65 @@ class Board:
     def __init__(self, request: PlacementRequest) -> None:
         topology = request.host.topology
         self.request = request
+        self.online = topology.online
         self.isolated = request.host.isolation.unbalanced & topology.online
-        self.nodes = _nodes(topology.nodes, topology.online)
-        self.distances = {node.number: dict(node.distances) for node in topology.nodes}
-        singles = topology.online - CpuSet.union_of(topology.cores)
-        self.cores = (*topology.cores, *(CpuSet([cpu]) for cpu in singles))
-        self.l3 = topology.l3 or tuple(node.cpus for node in self.nodes)
+        self.columns = request.host.columns
+        self.nodes = self.columns.nodes
+        self.numbers = [node.number for node in self.nodes]
+        self.l3 = self.columns.l3
+        self.kinds = topology.kinds if len(topology.kinds) > 1 else ()
+        self.memory: dict[int, dict[int, int]] = {0: dict(request.memory)}
+        for node, size, free in request.pages:
+            self.memory.setdefault(size, {})[node] = size * free
+        owned = used = 0
+        for held in request.held:
+            used |= held.cpus.bits
+            if held.dedicated:
+                owned |= held.cpus.bits
+        self.owned = CpuSet.from_bits(owned) & self.online  # what belongs to one guest alone
+        self.used = CpuSet.from_bits(used) & self.online  # by anybody, dedicated or not
+        self.strange = any(held.trust_domain is not None for held in request.held) or any(
+            demand.spec.trust_domain is not None for demand in request.demands
+        )
+        self._given: list[User] = []
+        self._cores_of: dict[int, CpuSet] = {}
+        self.loads: dict[int, int] | None = None  # see load
+        self.spent: dict[str, tuple[int, Mapping[int, int]]] = {}  # by guest: page size, bytes by node
+
+    # -- what the machine is
+
+    @cached_property
+    def cores(self) -> tuple[CpuSet, ...]:
+        """All cores; a CPU of which the host tells none is one of its own."""
+        told = self.request.host.topology.cores
+        return (*told, *(CpuSet([cpu]) for cpu in self.online - CpuSet.union_of(told)))
+
+    @cached_property
+    def shape(self) -> dict[int, NodeCores]:
+        """The cores of each node, by its number."""
         by_first = {core.bits & -core.bits: core for core in self.cores}
         firsts = CpuSet.from_bits(sum(by_first))
-        self.shape = {
+        return {
             node.number: NodeCores.of([by_first[1 << cpu] for cpu in node.cpus & firsts], self.l3)
             for node in self.nodes
         }
-        self.alone = {number: HostCores.of([shape], [[0]]) for number, shape in self.shape.items()}
-        self.owner: dict[int, str] = {}
-        self.load: dict[int, int] = dict.fromkeys(topology.online, 0)
-        self.memory = dict(request.memory)
-        self.resident = {demand.spec.name: demand.memory for demand in request.demands}
-        self._together: HostCores | None = None
-        self.used = CpuSet()  # by anybody, dedicated or not
-        for held in request.held:
-            if held.dedicated:
-                self.own(held.cpus & topology.online, held.name)
-            else:
-                self.burden(held.cpus & topology.online, held.vcpus)
 
+    @cached_property
+    def alone(self) -> dict[int, HostCores]:
+        """Each node as if it were the host."""
+        return {number: HostCores.of([shape], [[0]]) for number, shape in self.shape.items()}
+
+    @cached_property
     def together(self) -> HostCores:
-        """All nodes and how far they are apart, for the search over them."""
-        if self._together is None:
-            numbers = [node.number for node in self.nodes]
-            far = [[min(self.distance(one, other), _FARTHEST) for other in numbers] for one in numbers]
-            self._together = HostCores.of([self.shape[number] for number in numbers], far)
-        return self._together
+        """All nodes and how far they are apart, for the search over them; only where there are not too many."""
+        layout = self.columns.layout
+        assert layout is not None
+        return HostCores(layout=layout, distance=self.columns.distance)
 
-    def own(self, cpus: CpuSet, name: str) -> None:
-        """
-        Give CPUs to one guest alone.
-
-        Args:
-            cpus: The CPUs.
-            name: The guest.
-        """
-        for cpu in cpus:
-            self.owner.setdefault(cpu, name)
-            self.load[cpu] = max(self.load[cpu], WHOLE)
-        self.used |= cpus
-
-    def burden(self, cpus: CpuSet, vcpus: int) -> None:
-        """
-        Let vCPUs float over CPUs.
-
-        Args:
-            cpus: The CPUs.
-            vcpus: How many vCPUs.
-        """
-        for cpu in cpus:
-            self.load[cpu] += WHOLE * vcpus // max(len(cpus), 1)
-        self.used |= cpus
-
-    @property
-    def owned(self) -> CpuSet:
-        """CPUs that belong to one guest alone."""
-        return CpuSet(self.owner)
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """The place of each node that is laid out, by number."""
+        return {number: at for at, number in enumerate(self.numbers)} if self.columns.distance else {}
 
     def distance(self, one: int, other: int) -> int:
         """
@@ -107,7 +128,7 @@ class Board:
 
         Args:
             one: A node's number.
-            other: Another's.
+            other: Another's; it may be one without CPUs.
 
         Returns:
             0 for the same node; the firmware's distance less 10 otherwise, the larger one where it differs by
@@ -115,9 +136,155 @@ class Board:
         """
         if one == other:
             return 0
-        there = self.distances.get(one, {}).get(other, _UNKNOWN_DISTANCE)
-        back = self.distances.get(other, {}).get(one, _UNKNOWN_DISTANCE)
-        return max(there - _LOCAL, back - _LOCAL, 1)
+        places = self._places
+        if one in places and other in places:
+            return self._far[places[one] * len(places) + places[other]]
+        told = {node.number: node.distances for node in self.request.host.topology.nodes}
+        pair = far_apart([one, other], [told.get(one, ()), told.get(other, ())])
+        return memoryview(pair).cast("q")[1]
+
+    @cached_property
+    def _far(self) -> memoryview:
+        return memoryview(self.columns.distance).cast("q")
+
+    def near(self, demand: Demand) -> list[int]:
+        """
+        How far a vCPU on each node is from a guest's devices and from the memory that it has.
+
+        Args:
+            demand: The guest.
+
+        Returns:
+            For each node the sum, in the firmware's unit.
+        """
+        total = sum(size for _, size in demand.memory)
+        devices = demand.device_nodes
+        if not total and not devices:
+            return [0] * len(self.nodes)
+        far = []
+        for node in self.numbers:
+            away = sum(self.distance(node, device) for device in devices)
+            if total:
+                away += sum(size * self.distance(node, where) for where, size in demand.memory) // total
+            far.append(away)
+        return far
+
+    def nodes_of(self, cpus: CpuSet) -> list[int]:
+        """
+        The numbers of the nodes that have any of some CPUs.
+
+        Args:
+            cpus: The CPUs.
+
+        Returns:
+            The numbers, in order of the nodes.
+        """
+        return [node.number for node in self.nodes if not node.cpus.isdisjoint(cpus)]
+
+    def cores_of(self, cpus: CpuSet) -> CpuSet:
+        """
+        All PUs of the cores that have any of some CPUs.
+
+        Args:
+            cpus: The CPUs.
+
+        Returns:
+            The PUs.
+        """
+        bits = cpus.bits
+        found = self._cores_of.get(bits)
+        if found is None:
+            whole = bits  # a CPU of which the host tells no core is one of its own
+            for core in self.request.host.topology.cores:
+                if core.bits & bits:
+                    whole |= core.bits
+            found = self._cores_of[bits] = CpuSet.from_bits(whole)
+        return found
+
+    # -- what is taken
+
+    @property
+    def users(self) -> list[User]:
+        """Who uses CPUs: those outside the request, then those that have been given a place."""
+        return [*self._others, *self._given]
+
+    @cached_property
+    def _others(self) -> list[User]:
+        """Those outside the request, of whom most searches only want to know what they have together."""
+        users = []
+        for held in self.request.held:
+            cpus = held.cpus & self.online
+            users.append(
+                User(
+                    name=held.name,
+                    cpus=cpus,
+                    on=cpus,
+                    alone=cpus if held.dedicated else CpuSet(),
+                    vcpus=0 if held.dedicated else held.vcpus,
+                    trust_domain=held.trust_domain,
+                )
+            )
+        return users
+
+    def without(self, name: str) -> Board:
+        """
+        The same host as if a guest were not there.
+
+        Args:
+            name: The guest.
+
+        Returns:
+            A board of its own; this one is not changed.
+        """
+        others, given = (
+            [user for user in users if user.name != name] for users in (self._others, self._given)
+        )
+        other = copy.copy(self)
+        other.__dict__.update(_others=others, _given=given, loads=None)
+        other.owned = CpuSet.union_of(user.alone for user in other.users)
+        other.used = CpuSet.union_of(user.cpus for user in other.users)
+        other.memory = {size: dict(left) for size, left in self.memory.items()}
+        other.spent = {whose: paid for whose, paid in self.spent.items() if whose != name}
+        size, needed = self.spent.get(name, (0, {}))
+        for node, amount in needed.items():
+            if node in other.memory.get(size, {}):
+                other.memory[size][node] += amount
+        return other
+
+    def take(self, user: User) -> None:
+        """
+        Note who uses CPUs.
+
+        Args:
+            user: The guest and its CPUs.
+        """
+        self._given.append(user)
+        self.used |= user.cpus
+        self.owned |= user.alone
+        if self.loads is not None:
+            _burden(self.loads, user)
+
+    @property
+    def load(self) -> Mapping[int, int]:
+        """The load of each online CPU."""
+        if self.loads is None:
+            self.loads = dict.fromkeys(self.online, 0)
+            for user in self.users:
+                _burden(self.loads, user)
+        return self.loads
+
+    def weight(self, cpus: CpuSet) -> int:
+        """
+        The load of CPUs together.
+
+        Args:
+            cpus: The CPUs.
+
+        Returns:
+            Thousandths of a vCPU.
+        """
+        load = self.load
+        return sum(load[cpu] for cpu in cpus)
 
     def room(self, pool: CpuSet, ceiling: int) -> CpuSet:
         """
@@ -134,39 +301,68 @@ class Board:
             As many PUs as there is room for.
         """
         free: list[int] = []
+        load = self.load
         for group in (*(group & pool for group in self.l3), pool - CpuSet.union_of(self.l3)):
-            loads = sorted((self.load[cpu], cpu) for cpu in group)
-            count = sum(max(ceiling - load, 0) for load, _ in loads) // WHOLE
-            free += [cpu for load, cpu in loads[:count] if load < ceiling]
+            loads = sorted((load[cpu], cpu) for cpu in group)
+            count = sum(max(ceiling - each, 0) for each, _ in loads) // WHOLE
+            free += [cpu for each, cpu in loads[:count] if each < ceiling]
         return CpuSet(free)
 
-    def weight(self, cpus: CpuSet) -> int:
+    # -- memory
+
+    def free_memory(self, spec: GuestSpec, node: int) -> int:
         """
-        The load of CPUs together.
+        The memory for a guest to come on a node, in the pages that it wants.
+
+        Args:
+            spec: What it needs.
+            node: The node's number.
+
+        Returns:
+            Bytes; of a node of which no small pages are told, more than there is anywhere.
+        """
+        if spec.page_bytes:
+            return self.memory.get(spec.page_bytes, {}).get(node, 0)
+        return self.memory[0].get(node, ENDLESS)
+
+    def spend(self, spec: GuestSpec, needed: Mapping[int, int]) -> None:
+        """
+        Take memory.
+
+        Args:
+            spec: What the guest needs.
+            needed: Bytes by node number.
+        """
+        self.spent[spec.name] = (spec.page_bytes, needed)
+        left = self.memory.setdefault(spec.page_bytes, {})
+        for node, amount in needed.items():
+            if node in left:
+                left[node] -= amount
+
+    # -- floating vCPUs
+
+    def floating(self, cpus: CpuSet) -> int:
+        """
+        How many vCPUs float over CPUs.
 
         Args:
             cpus: The CPUs.
 
         Returns:
-            Thousandths of a vCPU.
+            Their sum, a guest's by how much of what it floats over they are, rounded up.
         """
-        return sum(self.load[cpu] for cpu in cpus)
+        total = 0
+        for user in self.users:
+            floats = user.cpus - user.alone
+            if user.vcpus and floats:
+                total += -(-user.vcpus * len(floats & cpus) // len(floats))
+        return total
 
 
-def _nodes(told: Iterable[NumaNode], online: CpuSet) -> list[NumaNode]:
-    """Nodes that have CPUs, each CPU in the first node that names it; the whole host where there are none."""
-    nodes, seen = [], CpuSet()
-    for node in told:
-        cpus = node.cpus - seen
-        seen |= cpus
-        if cpus:
-            nodes.append(
-                NumaNode(
-                    number=node.number, cpus=cpus, memory_bytes=node.memory_bytes, distances=node.distances
-                )
-            )
-    rest = online - seen
-    if rest:
-        number = max((node.number for node in nodes), default=-1) + 1
-        nodes.append(NumaNode(number=number, cpus=rest, memory_bytes=None))
-    return nodes
+def _burden(load: dict[int, int], user: User) -> None:
+    for cpu in user.alone:
+        load[cpu] = max(load[cpu], WHOLE)
+    floats = user.cpus - user.alone
+    share = WHOLE * user.vcpus // max(len(floats), 1)
+    for cpu in floats if share else ():
+        load[cpu] += share

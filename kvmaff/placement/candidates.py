@@ -7,17 +7,18 @@ Inside a node the fit is exact (fit.py); to balance, vCPU by vCPU goes to the le
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.guest.spec import GuestSpec
+from kvmaff.guest.spec import GuestCell, GuestSpec
 from kvmaff.placement.board import WHOLE, Board
+from kvmaff.placement.exact import pinned_cells
 from kvmaff.placement.objective import Objective
-from kvmaff.placement.placement import Score
-from kvmaff.placement.scoring import Candidate, Wants, distance, loads, scored, siblings_together
+from kvmaff.placement.request import Demand
+from kvmaff.placement.scoring import Candidate, Wants, scored, siblings_together
 from kvmaff.placement.splits import Split, memory_needed, splits
 
-__all__ = ["candidates", "capacity", "overcommitted"]
+__all__ = ["candidates", "capacity", "cell_nodes", "overcommitted", "squeezed"]
 
 
 def capacity(board: Board, wants: Wants) -> dict[int, int]:
@@ -48,84 +49,138 @@ def capacity(board: Board, wants: Wants) -> dict[int, int]:
 
 
 def candidates(
-    board: Board, spec: GuestSpec, wants: Wants, objective: Objective, *, memory: bool, wide: bool = False
+    board: Board, demand: Demand, wants: Wants, objective: Objective, *, wide: bool = False
 ) -> Iterator[Candidate]:
     """
     Find the places that a guest could take.
 
     Args:
         board: The host so far.
-        spec: What the guest needs.
-        wants: The same in the fit's terms.
+        demand: The guest.
+        wants: What it wants, in the fit's terms.
         objective: What is wanted.
-        memory: Whether its memory is still to be found.
         wide: Also share the vCPUs among more nodes than they need, for the memory's sake.
 
     Returns:
         Candidates, deterministic in kind and order; none where it does not fit.
     """
     room = capacity(board, wants)
-    for split in splits(board, spec, wants.vcpus, room, unit=wants.unit, wide=wide):
-        found = _place(board, spec, wants, objective, split)
-        if found is not None and (not memory or _remembers(board, spec, found)):
+    floats = not demand.spec.pinned
+    cells = demand.spec.cells if floats else pinned_cells(demand.spec)
+    for split in splits(board, cells, wants.vcpus, room, unit=wants.unit, wide=wide):
+        found = _place(board, demand, cells, wants, objective, split)
+        if found is not None and (demand.pid is not None or _remembers(board, demand.spec, cells, found)):
             yield found
 
 
-def _remembers(board: Board, spec: GuestSpec, found: Candidate) -> bool:
+def _remembers(board: Board, spec: GuestSpec, cells: Sequence[GuestCell], found: Candidate) -> bool:
     """Whether the nodes of a place have the memory that it needs there."""
-    needed = memory_needed(board, spec, found.cpus, found.nodes)
-    return all(board.memory.get(node, amount) >= amount for node, amount in needed.items())
+    if any(not cell.vcpus for cell in cells):
+        return True  # where it is, is still open
+    nodes = [found.nodes[cell.vcpus[0]] for cell in cells]
+    needed = memory_needed(board, spec, found.cpus, nodes)
+    return all(board.free_memory(spec, node) >= amount for node, amount in needed.items())
 
 
-def overcommitted(board: Board, spec: GuestSpec, pool: CpuSet, *, memory: bool) -> Candidate | None:
+def cell_nodes(spec: GuestSpec, nodes: Sequence[int], unplaced: Mapping[int, int] | None = None) -> list[int]:
+    """
+    The node of each of a guest's cells.
+
+    Args:
+        spec: What it needs.
+        nodes: Node number of each vCPU that was searched for.
+        unplaced: By the place of a cell of which none was searched for, its node number.
+
+    Returns:
+        Node numbers, in order of the cells.
+    """
+    cells = pinned_cells(spec) if spec.pinned else spec.cells
+    return [nodes[cell.vcpus[0]] if cell.vcpus else (unplaced or {})[at] for at, cell in enumerate(cells)]
+
+
+def overcommitted(board: Board, demand: Demand, objective: Objective, pool: CpuSet) -> Candidate | None:
     """
     The place of a shared guest whose cells have more vCPUs than any nodes have CPUs.
 
     Args:
         board: The host so far.
-        spec: What the guest needs; it has cells.
+        demand: The guest; it has cells.
+        objective: What is wanted.
         pool: The CPUs that its vCPUs may come to.
-        memory: Whether its memory is still to be found.
 
     Returns:
         Each cell floating over one node, the least loaded first; None where no node has CPUs, or memory, for one.
     """
+    spec, memory = demand.spec, demand.pid is None
     inside = {node.number: node.cpus & pool for node in board.nodes if node.cpus & pool}
     load = {number: board.weight(cpus) for number, cpus in inside.items()}
-    left = dict(board.memory)
+    left = {number: board.free_memory(spec, number) for number in inside}
     chosen: list[int] = []
     for cell in spec.cells:
         needed = cell.memory_bytes or -(-spec.memory_bytes * len(cell.vcpus) // spec.max_vcpus)
-        able = [node for node in inside if not memory or left.get(node, needed) >= needed]
+        able = [node for node in inside if not memory or left[node] >= needed]
         if not able:
             return None
         node = min(able, key=lambda one: (load[one] // len(inside[one]), one))
         load[node] += WHOLE * len(cell.vcpus)
-        if node in left:
-            left[node] -= needed
+        left[node] -= needed
         chosen.append(node)
     numbered = [(vcpu, node) for cell, node in zip(spec.cells, chosen, strict=True) for vcpu in cell.vcpus]
-    node_of = tuple(node for _, node in sorted(numbered))
+    node_of = [node for _, node in sorted(numbered)]
     cpus = CpuSet.union_of(inside[node] for node in chosen)
-    counts = {node: node_of.count(node) for node in set(chosen)}
-    groups = [group for group in board.l3 if not group.isdisjoint(cpus)]
-    score = Score(
-        distance=distance(board, spec, Objective(name="", levels=(), shared_levels=()), node_of),
-        nodes=len(counts),
-        l3_groups=len(groups),
-        shared_cores=0,
-        broken_cores=0,
-        left=0,
-        **loads(board, spec, cpus, counts, groups),
-    )
-    found = Candidate(
-        order=tuple(inside[node].first for node in node_of), nodes=node_of, cpus=cpus, score=score
-    )
-    return found if not memory or _remembers(board, spec, found) else None
+    wants = Wants(vcpus=len(node_of), unit=1, per_core=0, whole=False, free=pool, reach=pool)
+    firsts = [inside[node].first for node in node_of]
+    found = scored(board, demand, wants, objective, firsts, node_of, cpus=cpus)
+    return found if not memory or _remembers(board, spec, spec.cells, found) else None
+
+
+def squeezed(board: Board, demand: Demand, objective: Objective, pool: CpuSet) -> Iterator[Candidate]:
+    """
+    The places of a shared guest to come whose memory fits no set of as many CPUs as it has vCPUs.
+
+    Its memory is spread as the CPUs are over which it floats. So a node has room for some part of them, and how many
+    they are together is tried: as many as it has vCPUs, then fewer, then more.
+
+    Args:
+        board: The host so far.
+        demand: The guest; it has no cells.
+        objective: What is wanted.
+        pool: The CPUs that its vCPUs may come to.
+
+    Yields:
+        For the first number of CPUs that has any, a place around each node, deterministic in kind and order.
+    """
+    spec, load = demand.spec, board.load
+    page = spec.page_bytes or 1
+    inside = {node.number: sorted(node.cpus & pool, key=lambda cpu: (load[cpu], cpu)) for node in board.nodes}
+    pages = {number: board.free_memory(spec, number) // page for number in inside}
+    most = min(spec.max_vcpus, len(pool))
+    for count in (*range(most, 0, -1), *range(most + 1, len(pool) + 1)):
+        room = {
+            number: min(len(pus), pages[number] * page * count // spec.memory_bytes)
+            for number, pus in inside.items()
+        }
+        if sum(room.values()) < count:
+            continue
+        for seed in inside:
+            order: list[int] = []
+            node_of: list[int] = []
+            for number in sorted(inside, key=lambda one: (board.distance(seed, one), one)):
+                pus = inside[number][: min(room[number], count - len(order))]
+                order += pus
+                node_of += [number] * len(pus)
+            wants = Wants(vcpus=count, unit=1, per_core=0, whole=False, free=pool, reach=pool)
+            yield scored(board, demand, wants, objective, order, node_of, cpus=CpuSet(order))
+        return
 
 
 def _place(
-    board: Board, spec: GuestSpec, wants: Wants, objective: Objective, split: Split
+    board: Board,
+    demand: Demand,
+    cells: Sequence[GuestCell],
+    wants: Wants,
+    objective: Objective,
+    split: Split,
 ) -> Candidate | None:
     counts: dict[int, int] = {}
     for node, count in split:
@@ -146,14 +201,14 @@ def _place(
             pools[node] = list(fit.order)
     # each vCPU in turn takes the next PU of its node: cells say which node, else nodes come one after another
     node_of = [node for node, count in split for _ in range(count)]
-    if spec.cells:
-        numbers = [vcpu for cell in spec.cells for vcpu in cell.vcpus]
+    if cells:
+        numbers = [vcpu for cell in cells for vcpu in cell.vcpus]
         node_of = [node for _, node in sorted(zip(numbers, node_of, strict=True))]
     lines = {node: iter(pus) for node, pus in pools.items()}
     order = tuple(next(lines[node]) for node in node_of)
     if wants.unit > 1 and not siblings_together(board, order, wants.unit):
         return None  # cells tear siblings apart
-    return scored(board, spec, wants, objective, order, node_of)
+    return scored(board, demand, wants, objective, order, node_of)
 
 
 def _balanced(board: Board, node: int, wants: Wants, count: int) -> list[int] | None:

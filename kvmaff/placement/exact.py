@@ -1,78 +1,179 @@
-"""The place that costs a dedicated guest least, of all there are: the compiled search, asked in its terms."""
+"""The place that costs dedicated vCPUs least, of all there are: the compiled search, asked in its terms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import attrs
 
 from kvmaff.guest.spec import GuestCell, GuestSpec
-from kvmaff.placement.board import Board
+from kvmaff.placement.board import ENDLESS, Board
 from kvmaff.placement.objective import Objective
-from kvmaff.placement.scoring import Candidate, Wants, near, scored
+from kvmaff.placement.request import Demand
+from kvmaff.placement.scoring import Candidate, Wants, fitted
 
 __all__ = ["exact"]
 
-_ENDLESS = 1 << 62
+_MOST_PUS = 8192
 
 
 def exact(
-    board: Board, spec: GuestSpec, wants: Wants, objective: Objective, *, memory: bool
+    board: Board,
+    demand: Demand,
+    wants: Wants,
+    objective: Objective,
+    *,
+    extras: int = 0,
+    cap: Sequence[int] | None = None,
+    away: Sequence[int] | None = None,
 ) -> Candidate | None:
     """
-    Find the place that costs a dedicated guest least, of all there are.
+    Find the place that costs dedicated vCPUs least, of all there are.
 
     Args:
         board: The host so far.
-        spec: What the guest needs.
-        wants: The same in the fit's terms.
+        demand: The guest.
+        wants: What its dedicated vCPUs want, in the fit's terms.
         objective: What is wanted; its :attr:`Objective.exact` holds.
-        memory: Whether its memory is still to be found.
+        extras: PUs for its other threads besides, each counted as a vCPU is; only where ``wants.unit`` is 1.
+        cap: For each node the most PUs that it may give; None for no limit.
+        away: For each node what a vCPU there costs besides; None for nothing.
 
     Returns:
         The place; None where it does not fit.
+
+    Raises:
+        TooLong: The search ended before it found a place or that there is none.
     """
-    if wants.vcpus % wants.unit:
+    spec = demand.spec
+    count = wants.vcpus
+    if count % wants.unit:
         return None  # some would be without a sibling
-    numbers = [node.number for node in board.nodes]
-    away = [near(board, spec, node) if objective.near else 0 for node in numbers]
-    cells = sorted(_joined(spec.cells, wants.unit), key=lambda cell: -len(cell.vcpus))
-    cap, need, have = None, [], []
-    if memory and any(cell.memory_bytes for cell in cells):
-        need = [min(cell.memory_bytes, _ENDLESS) for cell in cells]
-        have = [min(board.memory.get(node, _ENDLESS), _ENDLESS) for node in numbers]
-    elif memory and spec.memory_bytes:
-        # memory is spread as the vCPUs are, so that it limits how many of them a node can have
-        cap = [
-            min(board.memory.get(node, spec.memory_bytes) * wants.vcpus // spec.memory_bytes, wants.vcpus)
-            for node in numbers
-        ]
-    fit = board.together().fit(
-        wants.order(wants.vcpus),
+    cells = sorted(joined(pinned_cells(spec), wants.unit), key=lambda cell: -len(cell.vcpus))
+    need: list[int] = []
+    have: list[int] = []
+    if demand.pid is None and any(cell.memory_bytes for cell in cells):
+        need = [min(cell.memory_bytes, ENDLESS) for cell in cells]
+        have = [min(board.free_memory(spec, node), ENDLESS) for node in board.numbers]
+    elif demand.pid is None and spec.memory_bytes:
+        most = memory_cap(board, spec, count)
+        cap = most if cap is None else [min(pair) for pair in zip(cap, most, strict=True)]
+    if extras:
+        if cells:
+            cells += [GuestCell(vcpus=(count + more,)) for more in range(extras)]
+            need += [0] * extras if need else []
+            pairs = sorted(
+                zip(cells, need or [0] * len(cells), strict=True), key=lambda one: -len(one[0].vcpus)
+            )
+            cells, need = [cell for cell, _ in pairs], [size for _, size in pairs] if need else []
+        elif cap is not None:
+            cap = [limit + extras for limit in cap]
+    near = board.near(demand) if objective.near else [0] * len(board.nodes)
+    if away is not None:
+        near = [one + other for one, other in zip(near, away, strict=True)]
+    fit = board.together.fit(
+        wants.order(count + extras),
         free=wants.free,
-        near=away,
-        cap=cap,
+        near=near,
+        cap=None if cap is None else [min(limit, _MOST_PUS) for limit in cap],
         cells=[len(cell.vcpus) for cell in cells],
         need=need,
         have=have,
     )
     if fit is None:
         return None
-    order, nodes = list(fit.order), [numbers[place] for place in fit.nodes]
+    order, places = list(fit.order), list(fit.nodes)
     if cells:
         vcpus = [vcpu for cell in cells for vcpu in cell.vcpus]
         order = [cpu for _, cpu in sorted(zip(vcpus, order, strict=True))]
-        nodes = [node for _, node in sorted(zip(vcpus, nodes, strict=True))]
-    return scored(board, spec, wants, objective, order, nodes, proved=fit.proved)
+        places = [place for _, place in sorted(zip(vcpus, places, strict=True))]
+    elif extras:
+        order, places = _split(order, places, extras, near, cap)
+        if cap is not None and any(
+            places[:count].count(place) > limit - extras for place, limit in enumerate(cap)
+        ):
+            return None  # more vCPUs on a node than its memory allows; others may fit yet
+    loose = sum(not cell.vcpus for cell in cells)  # they stand last
+    homes = [board.numbers[place] for place in fit.cells[len(cells) - loose :]]
+    return fitted(objective, fit, order, [board.numbers[place] for place in places], extras, homes)
 
 
-def _joined(cells: Iterable[GuestCell], unit: int) -> list[GuestCell]:
-    """Cells that have siblings in common are in one node, as siblings are on one core: they count as one cell."""
-    joined: list[GuestCell] = []
+def _split(
+    order: list[int], places: list[int], extras: int, near: Sequence[int], cap: Sequence[int] | None
+) -> tuple[list[int], list[int]]:
+    """
+    Put the PUs for other threads last: where a node has more than its memory allows vCPUs, else near what is near.
+
+    Among those of a node the last ones, so that vCPUs keep their cores and L3 groups.
+    """
+    chosen: list[int] = []
+    left = {place: places.count(place) for place in set(places)}
+    for _ in range(extras):
+        over = [place for place in left if cap is not None and left[place] > cap[place] - extras]
+        place = min(over or [one for one in left if left[one]], key=lambda one: (near[one], left[one], -one))
+        left[place] -= 1
+        chosen.append(max(at for at, one in enumerate(places) if one == place and at not in chosen))
+    rest = [at for at in range(len(order)) if at not in chosen] + chosen
+    return [order[at] for at in rest], [places[at] for at in rest]
+
+
+def memory_cap(board: Board, spec: GuestSpec, count: int) -> list[int]:
+    """
+    How many vCPUs each node may have for the sake of memory that is spread as they are.
+
+    Args:
+        board: The host so far.
+        spec: What the guest needs; of no cell of it memory is told.
+        count: Over how many vCPUs its memory is spread.
+
+    Returns:
+        A number for each node, at most ``count``.
+    """
+    return [
+        min(board.free_memory(spec, node) * count // spec.memory_bytes, count) if spec.memory_bytes else count
+        for node in board.numbers
+    ]
+
+
+def pinned_cells(spec: GuestSpec) -> list[GuestCell]:
+    """
+    A guest's cells as the search for its dedicated vCPUs sees them.
+
+    Args:
+        spec: What it needs.
+
+    Returns:
+        The cells; vCPUs are counted among the dedicated ones alone, of which a cell may have none.
+    """
+    if len(spec.pinned) == spec.max_vcpus:
+        return list(spec.cells)
+    place = {vcpu: at for at, vcpu in enumerate(spec.pinned)}
+    return [
+        attrs.evolve(cell, vcpus=tuple(place[vcpu] for vcpu in cell.vcpus if vcpu in place))
+        for cell in spec.cells
+    ]
+
+
+def joined(cells: Iterable[GuestCell], unit: int) -> list[GuestCell]:
+    """
+    Put cells together that must be in one node.
+
+    Args:
+        cells: The cells.
+        unit: How many vCPUs, in order of their numbers, are siblings.
+
+    Returns:
+        Cells without siblings in common: siblings are on one core, so that cells with some in common count as one.
+    """
+    if unit == 1:
+        return list(cells)
+    found: list[GuestCell] = []
     for cell in cells:
         own = cell
         siblings = {vcpu // unit for vcpu in own.vcpus}
-        for other in [one for one in joined if not siblings.isdisjoint(vcpu // unit for vcpu in one.vcpus)]:
-            joined.remove(other)
+        for other in [one for one in found if not siblings.isdisjoint(vcpu // unit for vcpu in one.vcpus)]:
+            found.remove(other)
             vcpus = tuple(sorted((*own.vcpus, *other.vcpus)))
             own = GuestCell(vcpus=vcpus, memory_bytes=own.memory_bytes + other.memory_bytes)
-        joined.append(own)
-    return joined
+        found.append(own)
+    return found

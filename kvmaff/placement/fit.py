@@ -1,9 +1,8 @@
 """
 The exact fit of one guest, in CPU ids.
 
-The search itself is compiled (``kvmaff.placement._fit``, which only this module imports) and knows
-counts alone: PUs of one core are alike, and so are cores that hold as many free ones. Here a host
-becomes counts, and counts become ids again, by two rules:
+The search itself is compiled (``kvmaff.placement._fit``, which only this module imports) and knows counts alone: PUs of
+one core are alike, and so are cores that hold as many free ones. Here counts become ids again, by two rules:
 
 * nodes count in the order in which they are given, cores in the order of their lowest CPU, L3 groups in the order of
   their first core;
@@ -21,18 +20,23 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kvmaff.cpuset import CpuSet
+from kvmaff.host.columns import Layout
 from kvmaff.placement import _fit
 from kvmaff.placement.future import ACCEPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Fit", "HostCores", "NodeCores", "Order", "fit_in_node"]
+__all__ = ["Fit", "HostCores", "NodeCores", "Order", "TooLong", "fit_in_node"]
 
 _NO_L3 = -1
 _NO_CAP = 8192
 _STEPS = 1 << 16
 """A search that takes longer than a few tenths of a second ends with the best so far, and says so."""
+
+
+class TooLong(Exception):
+    """The search ended before it found a place, or that there is none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +70,7 @@ class Fit:
         order: The PU of vCPU 0, 1, and so on: vCPUs on a core follow one another, then cores of an
             L3 group, then groups of a node. With ``unit=2``, vCPUs 2k and 2k + 1 are siblings.
         nodes: For each of them the place of its node.
+        cells: The place of the node of each cell.
         distance: Sum over pairs of vCPUs of the distance between their nodes, and of each vCPU's ``near``.
         l3_groups: L3 groups used.
         shared_cores: Cores used that have PUs which were not free.
@@ -77,6 +82,7 @@ class Fit:
     cpus: CpuSet
     order: tuple[int, ...]
     nodes: tuple[int, ...]
+    cells: tuple[int, ...] = ()
     distance: int
     l3_groups: int
     shared_cores: int
@@ -127,23 +133,20 @@ class NodeCores:
 @attrs.frozen(kw_only=True)
 class HostCores:
     """
-    What a fit has to know about a host, worked out once for many of them; :meth:`of` makes one.
+    What a fit has to know about a host.
 
     Attributes:
-        cores: The cores as bits, node by node.
-        groups: For each the number of its L3 group.
-        columns: The same, and how far nodes are apart, packed for the search.
+        layout: Its cores.
+        distance: From each node to each, from 1 to 65,536 where they differ, packed as 64-bit integers.
     """
 
-    cores: tuple[int, ...]
-    groups: tuple[int, ...]
-    nodes: tuple[int, ...]
-    columns: tuple[bytes, bytes, bytes, bytes, bytes]
+    layout: Layout
+    distance: bytes
 
     @classmethod
     def of(cls, nodes: Sequence[NodeCores], distance: Sequence[Sequence[int]]) -> HostCores:
         """
-        Work it out.
+        Work it out of nodes whose cores are known.
 
         Args:
             nodes: Up to 64 nodes.
@@ -152,18 +155,13 @@ class HostCores:
         Returns:
             The host.
         """
-        node_of = [place for place, node in enumerate(nodes) for _ in node.cores]
-        groups = [group for node in nodes for group in node.groups]
-        totals = [total for node in nodes for total in node.totals]
-        columns = (
-            array("i", node_of).tobytes(),
-            array("i", groups).tobytes(),
-            array("i", totals).tobytes(),
-            array("q", [far for row in distance for far in row]).tobytes(),
-            array("i", _wide(nodes)).tobytes(),
+        layout = Layout.made(
+            [node.cores for node in nodes],
+            [group for node in nodes for group in node.groups],
+            [total for node in nodes for total in node.totals],
+            _wide(nodes),
         )
-        cores = tuple(core for node in nodes for core in node.cores)
-        return cls(cores=cores, groups=tuple(groups), nodes=tuple(node_of), columns=columns)
+        return cls(layout=layout, distance=array("q", [far for row in distance for far in row]).tobytes())
 
     def fit(
         self,
@@ -195,25 +193,24 @@ class HostCores:
 
         Raises:
             ValueError: A number is out of range; says which one.
+            TooLong: The search ended before it found a place, or that there is none.
         """
-        bits = free.bits
-        open_bits = [core & bits for core in self.cores]
-        node, group, total, distance, wide = self.columns
+        layout = self.layout
         found = _fit.fit_host(
             order.vcpus,
             order.unit,
             order.per_core,
             order.whole_cores,
             len(near),
-            len(self.cores),
-            node,
-            group,
-            total,
-            array("i", [core.bit_count() for core in open_bits]).tobytes(),
-            distance,
+            layout.count,
+            layout.node,
+            layout.group,
+            layout.total,
+            layout.count_free(free),
+            self.distance,
             array("q", near).tobytes(),
             array("i", cap or [_NO_CAP] * len(near)).tobytes(),
-            wide,
+            layout.wide,
             ACCEPT,
             cells,
             array("q", need).tobytes(),
@@ -222,11 +219,14 @@ class HostCores:
         )
         if found is None:
             return None
+        if not found:
+            raise TooLong
         takes, cell_nodes, far, (l3_groups, shared_cores, broken_cores, lost), proved = found
+        node_of, group_of = memoryview(layout.node).cast("i"), memoryview(layout.group).cast("i")
         pus: dict[int, dict[int, list[int]]] = {}
-        for core, take in takes:
-            by_group = pus.setdefault(self.nodes[core], {})
-            by_group.setdefault(self.groups[core], []).extend(_lowest(open_bits[core], take))
+        for (core, _), cpus in zip(takes, layout.pick(free, takes), strict=True):
+            by_group = pus.setdefault(node_of[core], {})
+            by_group.setdefault(group_of[core], []).extend(cpus)
         lines = {place: list(chain.from_iterable(by_group.values())) for place, by_group in pus.items()}
         if cells:
             left = {place: iter(line) for place, line in lines.items()}
@@ -239,6 +239,7 @@ class HostCores:
             cpus=CpuSet(chosen),
             order=tuple(chosen),
             nodes=tuple(nodes),
+            cells=tuple(cell_nodes),
             distance=far,
             l3_groups=l3_groups,
             shared_cores=shared_cores,
@@ -306,12 +307,3 @@ def _groups(cores: list[int], l3: Iterable[CpuSet]) -> list[int]:
             group_of[rest & -rest] = number
             rest &= rest - 1
     return [group_of[first] for first in firsts]
-
-
-def _lowest(bits: int, count: int) -> list[int]:
-    """Return the lowest so many CPUs of a set that has them."""
-    cpus = []
-    for _ in range(count):
-        cpus.append((bits & -bits).bit_length() - 1)
-        bits &= bits - 1
-    return cpus

@@ -6,8 +6,6 @@ import enum
 
 import attrs
 
-from kvmaff.placement.placement import Score
-
 __all__ = ["Grain", "Level", "Objective"]
 
 
@@ -76,16 +74,14 @@ class Objective:
         )
         return not self.balance and self.levels in (known, mine)
 
-    def key(self, score: Score, *, shared: bool) -> tuple[int, ...]:
+    def levels_for(self, *, shared: bool) -> tuple[Level, ...]:
         """
-        What two places are compared by.
+        What counts for a guest.
 
         Args:
-            score: What one costs.
-            shared: Whether the guest is shared.
+            shared: Whether all of its vCPUs float.
 
         Returns:
-            Integers, the first counting most; smaller is better.
+            The levels, what counts most first.
         """
-        levels = self.shared_levels if shared else self.levels
-        return tuple(getattr(score, level.value) for level in levels)
+        return self.shared_levels if shared else self.levels

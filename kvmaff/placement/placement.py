@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Role
 from kvmaff.guest.spec import GuestSpec
+from kvmaff.placement.basis import Basis
 
-__all__ = ["GuestPlacement", "Placement", "Score", "ThreadPlacement", "Unplaced"]
+if TYPE_CHECKING:
+    from kvmaff.placement.explain import Explanation
+
+__all__ = ["GuestPlacement", "Placement", "Remedy", "Removal", "Score", "ThreadPlacement", "Unplaced"]
 
 
 @attrs.frozen(kw_only=True)
@@ -30,7 +36,9 @@ class ThreadPlacement:
 @attrs.frozen(kw_only=True)
 class Score:
     """
-    What a guest's place costs; each level an integer, the first counting most.
+    What a guest's place costs; each level an integer, None where the strategy does not ask for it.
+
+    The PUs that its other threads have for themselves count as its vCPUs do.
 
     Attributes:
         distance: Sum over pairs of the guest's vCPUs of the distance between their nodes beyond local, plus each
@@ -48,6 +56,8 @@ class Score:
         node_load: vCPUs of all guests on the busiest node used, in thousandths of its PUs.
         l3_load: The same for the busiest L3 group used.
         core_load: The same for the busiest core used, in thousandths of a vCPU.
+        crowding: Of a shared guest, how many vCPUs a PU its place was looked for with; 1: nobody is over-committed.
+        levels: The names of those that count, what counts most first.
     """
 
     distance: int
@@ -55,13 +65,20 @@ class Score:
     l3_groups: int
     shared_cores: int
     broken_cores: int
-    load: int
-    left: int
-    node_load: int = 0
-    l3_load: int = 0
-    core_load: int = 0
-    node_left: int = 0
-    lost: int = 0
+    load: int | None = None
+    left: int | None = None
+    node_load: int | None = None
+    l3_load: int | None = None
+    core_load: int | None = None
+    node_left: int | None = None
+    lost: int | None = None
+    crowding: int | None = None
+    levels: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """The levels that count, in order: what two places of a guest are compared by; smaller is better."""
+        return tuple(getattr(self, level) or 0 for level in self.levels)
 
 
 @attrs.frozen(kw_only=True)
@@ -121,6 +138,46 @@ class GuestPlacement:
 
 
 @attrs.frozen(kw_only=True)
+class Removal:
+    """
+    What a rule took away from a guest that has no place.
+
+    Attributes:
+        rule: The rule: ``cgroup``, ``reserved``, ``pool``, ``isolated``, ``dedicated``, ``used``, ``trust_domain``,
+            ``affinity``, ``anti_affinity``, ``core_kind``; ``cores`` for PUs that its thread policy cannot use;
+            ``memory`` for nodes without the memory that even one vCPU needs there.
+        by: The guest for whose sake it is, or None.
+        cpus: The CPUs.
+        nodes: Numbers of the NUMA nodes of which, with the rules before, it leaves nothing.
+        l3_groups: The L3 groups of other nodes of which it leaves nothing.
+    """
+
+    rule: str
+    by: str | None
+    cpus: CpuSet
+    nodes: tuple[int, ...] = ()
+    l3_groups: tuple[CpuSet, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Remedy:
+    """
+    One change with which a guest would have a place.
+
+    Attributes:
+        what: What is changed: ``thread_policy``, ``emulator_policy``, ``core_kind``, ``page_bytes``, ``cells``,
+            ``memory``, ``affinity``, ``pool``, ``option``, ``guest`` (another one is out of the way), ``vcpus``,
+            ``vcpu_policy``.
+        to: The new value; for ``guest`` its name.
+        text: The same in words.
+    """
+
+    what: str
+    to: str
+    text: str
+
+
+@attrs.frozen(kw_only=True)
 class Unplaced:
     """
     A guest for which there is no place.
@@ -128,10 +185,14 @@ class Unplaced:
     Attributes:
         name: The guest.
         reasons: What is missing, and what would work, a sentence each.
+        removed: What each rule took away, in order of the rules.
+        remedies: Each single change with which it would fit, the smallest first.
     """
 
     name: str
     reasons: tuple[str, ...]
+    removed: tuple[Removal, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -142,18 +203,32 @@ class Placement:
     Attributes:
         strategy: Who decided.
         guests: The guests' places, in order of the request.
+        basis: What it was decided from, where the one search decided; else None.
     """
 
     strategy: str
     guests: tuple[GuestPlacement, ...]
+    basis: Basis | None = attrs.field(default=None, eq=False, repr=False)
 
     def explain(self) -> str:
         """
         The decision in words.
 
         Returns:
-            A few lines for each guest: its CPUs, what they cost, and why.
+            A few lines for each guest: its CPUs, what they cost level by level, the runner-up and what that would cost
+            more.
         """
         from kvmaff.placement.explain import explain  # noqa: PLC0415 - words are needed rarely
 
         return explain(self)
+
+    def explained(self) -> tuple[Explanation, ...]:
+        """
+        The same as data.
+
+        Returns:
+            An explanation for each guest, in order of the guests.
+        """
+        from kvmaff.placement.explain import explained  # noqa: PLC0415 - the same
+
+        return explained(self)

@@ -10,7 +10,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import GuestSpec
 from kvmaff.host.reader import Host
 
-__all__ = ["Demand", "Held", "PlacementRequest"]
+__all__ = ["Demand", "Held", "HostRules", "PlacementRequest", "Pool"]
 
 
 @attrs.frozen(kw_only=True)
@@ -24,6 +24,8 @@ class Demand:
         start: The process's start; None for a guest to come.
         allowed: The CPUs that the cgroups of its threads grant; None for no limit.
         memory: (node, bytes) where a running guest's memory is already; empty where that is not known.
+        devices: NUMA nodes that its devices hang on, as found; beside those that its spec names.
+        absent: PCI addresses of devices that its spec names and the host has not.
     """
 
     spec: GuestSpec
@@ -31,6 +33,46 @@ class Demand:
     start: int | None = None
     allowed: CpuSet | None = None
     memory: tuple[tuple[int, int], ...] = ()
+    devices: tuple[int, ...] = ()
+    absent: tuple[str, ...] = ()
+
+    @property
+    def device_nodes(self) -> tuple[int, ...]:
+        """The NUMA nodes of its devices, said or found, each once."""
+        return tuple(dict.fromkeys((*self.spec.device_nodes, *self.devices)))
+
+
+@attrs.frozen(kw_only=True)
+class Pool:
+    """
+    CPUs set apart for guests that name the pool.
+
+    Attributes:
+        name: What guests call it.
+        cpus: Its CPUs; no two pools have one in common.
+        overcommit: How many vCPUs of shared guests may float over a PU of it, in thousandths, on average over the pool;
+            None for any number.
+    """
+
+    name: str
+    cpus: CpuSet
+    overcommit: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class HostRules:
+    """
+    What is so for a host whoever its guests are.
+
+    Attributes:
+        reserved: CPUs that no guest's thread may use.
+        overcommit: As a pool's, for the CPUs that are in none.
+        pools: Its CPU pools.
+    """
+
+    reserved: CpuSet = attrs.field(factory=CpuSet)
+    overcommit: int | None = None
+    pools: tuple[Pool, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -43,12 +85,14 @@ class Held:
         cpus: The CPUs.
         dedicated: Whether they are nobody else's; else they are used by it and may be by others.
         vcpus: How many vCPUs it has on them, for their load.
+        trust_domain: Its trust domain; None for that of all of which nothing is said.
     """
 
     name: str
     cpus: CpuSet
     dedicated: bool
     vcpus: int = 0
+    trust_domain: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -62,6 +106,9 @@ class PlacementRequest:
         held: What guests outside this request use.
         reserved: CPUs that no guest's thread may use.
         memory: (node, free bytes) for guests to come; a node that is not named is not limited.
+        pages: (node, bytes a page, free pages) of huge pages for guests to come; what is not named is not there.
+        pools: CPU pools. Guests that name none are on the CPUs that are in none.
+        overcommit: As a pool's, for the CPUs that are in none.
         options: The strategy's options, an attrs value of its own class; None for its defaults.
     """
 
@@ -70,6 +117,9 @@ class PlacementRequest:
     held: tuple[Held, ...] = ()
     reserved: CpuSet = attrs.field(factory=CpuSet)
     memory: tuple[tuple[int, int], ...] = ()
+    pages: tuple[tuple[int, int, int], ...] = ()
+    pools: tuple[Pool, ...] = ()
+    overcommit: int | None = None
     options: Any = None
 
     def usable(self, demand: Demand) -> CpuSet:
@@ -80,7 +130,25 @@ class PlacementRequest:
             demand: The guest.
 
         Returns:
-            Online, granted by its cgroups, and not reserved.
+            Online, granted by its cgroups, not reserved, and in its pool or in none.
         """
         cpus = self.host.topology.online - self.reserved
+        if self.pools:
+            cpus -= CpuSet.union_of(pool.cpus for pool in self.pools if pool.name != demand.spec.pool)
         return cpus if demand.allowed is None else cpus & demand.allowed
+
+    def pool_of(self, demand: Demand) -> CpuSet:
+        """
+        The CPUs of the pool that a guest's vCPUs are in.
+
+        Args:
+            demand: The guest.
+
+        Returns:
+            The CPUs of the pool that it names, none where there is no such pool; else those that are in none.
+        """
+        name = demand.spec.pool
+        if name is None:
+            rest = self.host.topology.online
+            return rest - CpuSet.union_of(pool.cpus for pool in self.pools) if self.pools else rest
+        return CpuSet.union_of(pool.cpus for pool in self.pools if pool.name == name)

@@ -9,14 +9,16 @@ from itertools import combinations
 import attrs
 
 from kvmaff.cpuset import CpuSet
+from kvmaff.guest import specrules
 from kvmaff.guest.spec import GuestSpec, ThreadPolicy, VcpuPolicy
 from kvmaff.placement.board import WHOLE, Board
-from kvmaff.placement.fit import Order
+from kvmaff.placement.fit import Fit, Order
 from kvmaff.placement.future import accept
-from kvmaff.placement.objective import Grain, Objective
+from kvmaff.placement.objective import Grain, Level, Objective
 from kvmaff.placement.placement import Score
+from kvmaff.placement.request import Demand
 
-__all__ = ["Candidate", "Wants", "distance", "loads", "near", "scored", "siblings_together"]
+__all__ = ["Candidate", "Wants", "distance", "fitted", "scored", "siblings_together"]
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +70,8 @@ class Wants:
         per_core = 1 if alone else 0
         first = cls(vcpus=vcpus, unit=unit, per_core=per_core, whole=whole, free=free, reach=reach)
         if unit > 1 and spec.thread_policy is ThreadPolicy.PREFER:
+            if spec.vcpu_policy is VcpuPolicy.MIXED and specrules.torn(spec):
+                return (attrs.evolve(first, unit=1),)  # of some siblings only a part is dedicated
             return first, attrs.evolve(first, unit=1)  # siblings are preferred, not required
         return (first,)
 
@@ -90,28 +94,85 @@ class Candidate:
     One place.
 
     Attributes:
-        order: The PU of vCPU 0, 1, and so on.
+        order: The PU of each vCPU that is searched for, in order of their numbers.
         nodes: Node number of each of them.
+        extras: PUs for other threads that have some of their own.
         cpus: The guest's CPU set: those PUs, or for a shared guest as far as the grain reaches.
         score: What it costs.
+        homes: Node numbers for the memory of those of its cells of which no vCPU is searched for.
         proved: Whether nothing that costs less was passed over.
     """
 
     order: tuple[int, ...]
     nodes: tuple[int, ...]
+    extras: tuple[int, ...] = ()
+    homes: tuple[int, ...] = ()
     cpus: CpuSet
     score: Score
     proved: bool = True
 
+    @property
+    def chosen(self) -> CpuSet:
+        """All PUs that are picked one by one."""
+        return CpuSet((*self.order, *self.extras))
+
+
+_LOADS = frozenset({Level.LOAD, Level.NODE_LOAD, Level.L3_LOAD, Level.CORE_LOAD})
+
+
+def fitted(
+    objective: Objective,
+    fit: Fit,
+    order: Sequence[int],
+    nodes: Sequence[int],
+    extras: int,
+    homes: Sequence[int],
+) -> Candidate:
+    """
+    Take a place as the search found it, with the cost that the search tells.
+
+    Args:
+        objective: What is wanted; its :attr:`Objective.exact` holds.
+        fit: What was found.
+        order: The PU of each vCPU, then those for other threads.
+        nodes: Node number of each.
+        extras: How many are for other threads.
+        homes: As in :attr:`Candidate.homes`.
+
+    Returns:
+        The place.
+    """
+    score = Score(
+        distance=fit.distance,
+        nodes=len(set(nodes)),
+        l3_groups=fit.l3_groups,
+        shared_cores=fit.shared_cores,
+        broken_cores=fit.broken_cores,
+        lost=fit.lost,
+        levels=tuple(level.value for level in objective.levels),
+    )
+    most = len(order) - extras
+    return Candidate(
+        order=tuple(order[:most]),
+        nodes=tuple(nodes[:most]),
+        extras=tuple(order[most:]),
+        homes=tuple(homes),
+        cpus=fit.cpus - CpuSet(order[most:]) if extras else fit.cpus,
+        score=score,
+        proved=fit.proved,
+    )
+
 
 def scored(
     board: Board,
-    spec: GuestSpec,
+    demand: Demand,
     wants: Wants,
     objective: Objective,
     order: Sequence[int],
     node_of: Sequence[int],
     *,
+    extras: Sequence[int] = (),
+    cpus: CpuSet | None = None,
     proved: bool = True,
 ) -> Candidate:
     """
@@ -119,47 +180,65 @@ def scored(
 
     Args:
         board: The host so far.
-        spec: What the guest needs.
-        wants: The same in the fit's terms.
+        demand: The guest.
+        wants: What it wants, in the fit's terms.
         objective: What is wanted.
         order: The PU of each vCPU.
         node_of: Node number of each.
+        extras: PUs for other threads.
+        cpus: The guest's CPU set, where that is known already.
         proved: Whether nothing that costs less was passed over.
 
     Returns:
         The place.
     """
-    counts = dict(Counter(node_of))
+    spec = demand.spec
+    home = {cpu: node.number for node in board.nodes for cpu in node.cpus & CpuSet(extras)} if extras else {}
+    counts = dict(Counter((*node_of, *(home[cpu] for cpu in extras))))
     shared = broken = 0
-    chosen = CpuSet(order)
-    shared_guest = spec.vcpu_policy is VcpuPolicy.SHARED
-    cpus = chosen
-    groups = [group for group in board.l3 if not group.isdisjoint(chosen)]
-    if shared_guest and objective.grain is Grain.L3:
+    chosen = CpuSet((*order, *extras))
+    floats = spec.vcpu_policy is VcpuPolicy.SHARED
+    whole = cpus
+    cpus = CpuSet(order) if whole is None else whole
+    groups = [group for group in board.l3 if not group.isdisjoint(cpus | chosen)]
+    if floats and whole is None and objective.grain is Grain.L3:
         inside = CpuSet.union_of(node.cpus for node in board.nodes if node.number in counts)
-        cpus = CpuSet.union_of(groups) & inside & wants.reach
-        cpus |= chosen
+        cpus |= CpuSet.union_of(groups) & inside & wants.reach
     for core in board.cores:
         mine = core & chosen
         if mine:
-            others = core & board.used if shared_guest else core - wants.free
+            others = core & board.used if floats else core - wants.free
             shared += bool(others)
             broken += mine != core and not others
-    left = sum(len((group & wants.free) - chosen) for group in groups)
+    levels = objective.levels_for(shared=floats)
+    told: dict[str, int] = {}
+    if Level.LEFT in levels:
+        told["left"] = sum(len((group & wants.free) - chosen) for group in groups)
+    if Level.NODE_LEFT in levels:
+        inside = CpuSet.union_of(node.cpus for node in board.nodes if node.number in counts)
+        told["node_left"] = len((inside & wants.free) - chosen)
+    if Level.LOST in levels:
+        told["lost"] = _lost(board, wants.free, chosen, counts)
+    if not _LOADS.isdisjoint(levels):
+        # dedicated vCPUs have a PU each, whatever else of the guest floats
+        told |= _loads(board, spec.max_vcpus if floats else len(order), cpus, counts, groups)
     score = Score(
-        distance=distance(board, spec, objective, node_of),
+        distance=distance(board, demand, objective, counts),
         nodes=len(counts),
         l3_groups=_l3_groups(board, chosen, counts),
         shared_cores=shared,
         broken_cores=broken,
-        left=left,
-        node_left=sum(
-            len((node.cpus & wants.free) - chosen) for node in board.nodes if node.number in counts
-        ),
-        lost=_lost(board, wants.free, chosen, counts),
-        **loads(board, spec, cpus, counts, groups),
+        levels=tuple(level.value for level in levels),
+        **told,
     )
-    return Candidate(order=tuple(order), nodes=tuple(node_of), cpus=cpus, score=score, proved=proved)
+    return Candidate(
+        order=tuple(order),
+        nodes=tuple(node_of),
+        extras=tuple(extras),
+        cpus=cpus,
+        score=score,
+        proved=proved,
+    )
 
 
 def _l3_groups(board: Board, chosen: CpuSet, counts: Mapping[int, int]) -> int:
@@ -187,26 +266,6 @@ def _lost(board: Board, free: CpuSet, chosen: CpuSet, counts: Mapping[int, int])
     return total
 
 
-def near(board: Board, spec: GuestSpec, node: int) -> int:
-    """
-    How far a vCPU on a node is from the guest's devices and from the memory that it has.
-
-    Args:
-        board: The host.
-        spec: What the guest needs.
-        node: The node's number.
-
-    Returns:
-        The sum, in the firmware's unit.
-    """
-    far = sum(board.distance(node, device) for device in spec.device_nodes)
-    memory = board.resident.get(spec.name, ())
-    total = sum(size for _, size in memory)
-    if total:
-        far += sum(size * board.distance(node, where) for where, size in memory) // total
-    return far
-
-
 def siblings_together(board: Board, order: Sequence[int], unit: int) -> bool:
     """
     Whether each so many vCPUs are on one core.
@@ -224,47 +283,33 @@ def siblings_together(board: Board, order: Sequence[int], unit: int) -> bool:
     return all(len({core_of[cpu] for cpu in group}) == 1 for group in groups)
 
 
-def distance(board: Board, spec: GuestSpec, objective: Objective, node_of: Sequence[int]) -> int:
+def distance(board: Board, demand: Demand, objective: Objective, counts: Mapping[int, int]) -> int:
     """
     How far a place's vCPUs are from one another, and from what the guest has, if the objective counts that.
 
     Args:
         board: The host.
-        spec: What the guest needs.
+        demand: The guest.
         objective: What is wanted.
-        node_of: Node number of each vCPU.
+        counts: vCPUs by node number.
 
     Returns:
         The sum, in the firmware's unit.
     """
-    counts: dict[int, int] = {}
-    for node in node_of:
-        counts[node] = counts.get(node, 0) + 1
     total = 0
     for one, other in combinations(sorted(counts), 2):
         total += counts[one] * counts[other] * board.distance(one, other)
     if objective.near:
-        total += sum(count * near(board, spec, node) for node, count in counts.items())
+        near = dict(zip(board.numbers, board.near(demand), strict=True))
+        total += sum(count * near[node] for node, count in counts.items())
     return total
 
 
-def loads(
-    board: Board, spec: GuestSpec, cpus: CpuSet, counts: Mapping[int, int], groups: Sequence[CpuSet]
+def _loads(
+    board: Board, vcpus: int, cpus: CpuSet, counts: Mapping[int, int], groups: Sequence[CpuSet]
 ) -> dict[str, int]:
-    """
-    How busy a place will be.
-
-    Args:
-        board: The host so far.
-        spec: What the guest needs.
-        cpus: The guest's CPU set.
-        counts: vCPUs by node.
-        groups: The L3 groups used.
-
-    Returns:
-        The levels of :class:`Score` that are loads.
-    """
-    share = WHOLE * spec.max_vcpus // max(len(cpus), 1)
+    """How busy a place will be: the levels of a score that are loads."""
+    share = WHOLE * vcpus // max(len(cpus), 1)
 
     def after(inside: CpuSet) -> int:
         return board.weight(inside) + share * len(inside & cpus)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.guest.spec import GuestSpec
+from kvmaff.guest.spec import GuestCell, GuestSpec
 from kvmaff.placement.board import Board
 
 __all__ = ["Split", "memory_needed", "splits"]
@@ -28,14 +28,20 @@ Split = tuple[tuple[int, int], ...]
 
 
 def splits(
-    board: Board, spec: GuestSpec, vcpus: int, room: Mapping[int, int], *, unit: int = 1, wide: bool = False
+    board: Board,
+    cells: Sequence[GuestCell],
+    vcpus: int,
+    room: Mapping[int, int],
+    *,
+    unit: int = 1,
+    wide: bool = False,
 ) -> Iterator[Split]:
     """
     Find the ways to share a guest's vCPUs among NUMA nodes.
 
     Args:
         board: The host so far.
-        spec: What the guest needs.
+        cells: Its cells; none for a guest without.
         vcpus: How many places.
         room: How many each node can take.
         unit: Each node takes a multiple of this.
@@ -44,8 +50,8 @@ def splits(
     Returns:
         Splits, deterministic in kind and order.
     """
-    if spec.cells:
-        yield from _cell_splits(board, spec, room)
+    if cells:
+        yield from _cell_splits(board, cells, room)
         return
     seen = set()
     for nodes in _node_sets(board, vcpus, room, wide=wide):
@@ -107,15 +113,14 @@ def _node_sets(board: Board, vcpus: int, room: Mapping[int, int], *, wide: bool)
     yield from sorted(nodes for nodes in grown if len(nodes) > 1)
 
 
-def _cell_splits(board: Board, spec: GuestSpec, room: Mapping[int, int]) -> Iterator[Split]:
+def _cell_splits(board: Board, cells: Sequence[GuestCell], room: Mapping[int, int]) -> Iterator[Split]:
     """Each guest cell whole in one node; several may share a node."""
     able = [node for node, count in room.items() if count]
-    cells = spec.cells
     maps: Iterator[tuple[int, ...]]
     if len(able) ** len(cells) <= _EXHAUSTIVE_CELLS:
         maps = product(able, repeat=len(cells))
     else:
-        maps = (_nearest_cells(board, spec, room, seed) for seed in able)
+        maps = (_nearest_cells(board, cells, room, seed) for seed in able)
     for chosen in maps:
         counts = dict.fromkeys(chosen, 0)
         for node, cell in zip(chosen, cells, strict=False):
@@ -124,10 +129,12 @@ def _cell_splits(board: Board, spec: GuestSpec, room: Mapping[int, int]) -> Iter
             yield tuple((node, len(cell.vcpus)) for node, cell in zip(chosen, cells, strict=True))
 
 
-def _nearest_cells(board: Board, spec: GuestSpec, room: Mapping[int, int], seed: int) -> tuple[int, ...]:
+def _nearest_cells(
+    board: Board, cells: Sequence[GuestCell], room: Mapping[int, int], seed: int
+) -> tuple[int, ...]:
     left = dict(room)
     chosen = []
-    for cell in spec.cells:
+    for cell in cells:
         near = sorted(left, key=lambda node: (board.distance(seed, node), node))
         node = next((node for node in near if left[node] >= len(cell.vcpus)), None)
         if node is None:
@@ -137,27 +144,27 @@ def _nearest_cells(board: Board, spec: GuestSpec, room: Mapping[int, int], seed:
     return tuple(chosen)
 
 
-def memory_needed(board: Board, spec: GuestSpec, cpus: CpuSet, nodes: Sequence[int]) -> dict[int, int]:
+def memory_needed(board: Board, spec: GuestSpec, cpus: CpuSet, cell_nodes: Sequence[int]) -> dict[int, int]:
     """
     The memory that a place needs on each node; verify counts it the same way.
 
     Args:
         board: The host so far.
         spec: What the guest needs.
-        cpus: All CPUs of its vCPUs.
-        nodes: Node number of each vCPU.
+        cpus: The CPUs of its dedicated vCPUs; of one without, all CPUs that it floats over.
+        cell_nodes: The node number of each of its cells.
 
     Returns:
-        Bytes by node number: a cell's on its node; else spread by the CPUs in each node, rounded up.
+        Bytes by node number, in whole pages: a cell's on its node; else spread by the CPUs in each node, rounded up.
     """
     needed: dict[int, int] = {}
     if any(cell.memory_bytes for cell in spec.cells):
-        for cell in spec.cells:
-            node = nodes[cell.vcpus[0]]
+        for cell, node in zip(spec.cells, cell_nodes, strict=True):
             needed[node] = needed.get(node, 0) + cell.memory_bytes
         return needed
-    for one in board.nodes:
+    page = spec.page_bytes or 1
+    for one in board.nodes if spec.memory_bytes else ():
         count = len(one.cpus & cpus)
         if count:
-            needed[one.number] = -(-spec.memory_bytes * count // len(cpus))
+            needed[one.number] = -(-spec.memory_bytes * count // (len(cpus) * page)) * page
     return needed

@@ -17,7 +17,7 @@ All violations are returned, not the first, in order of the rules and then of th
 ``isolated``            a thread with several CPUs has no isolated one, where nothing would balance its load
 ``dedicated``           a dedicated vCPU has one PU, which no other vCPU and no thread of another guest uses, inside
                         the request or outside; nobody uses what is dedicated to a guest outside
-``shared``              the vCPUs of a shared guest have one set; where it has NUMA cells, those of a cell
+``shared``              the vCPUs of a guest that float have one set; where it has NUMA cells, those of a cell
 ``siblings``            require: on a core it uses, a guest has whole groups of siblings, of two vCPUs or as many as
                         it sees threads a core, which are the ones that it sees as siblings;
                         isolate: one vCPU a core, and no other thread of anybody on the core's other PUs
@@ -25,7 +25,14 @@ All violations are returned, not the first, in order of the rules and then of th
 ``memory``              the nodes named are those that the vCPUs use; what guests to come need on a node is free there
 ``emulator``            the other threads of a guest are where its emulator policy has them: share, on its vCPUs' CPUs;
                         isolate, on PUs that nobody else uses, its vCPUs included; housekeeping, on no dedicated PU
-                        and no isolated CPU
+                        and no isolated CPU; its IOThreads where their own policy has them, each on a PU of its own
+                        under isolate; share means for a mixed guest the CPUs of the vCPUs that float
+``pool``                vCPUs are in the guest's CPU pool, or in none; its other threads in no other pool
+``overcommit``          in no pool do more vCPUs float than its ratio allows for the CPUs that are nobody's alone
+``core_kind``           vCPUs are on cores of one kind, the one that is wanted, unless any will do
+``trust_domain``        on a core with a vCPU of one trust domain there is no thread of a guest of another
+``affinity``            of two guests that are to be near, the nodes (L3 groups, cores) of one's vCPUs are all among
+                        the other's; those to be apart have none in common; no rule where the other has no place
 ======================  ==============================================================================================
 
 Where the host does not say, there is no rule: a PU of which it tells no siblings is a core of its own, without NUMA
@@ -41,7 +48,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from kvmaff.placement import _rules, _rules_alone
+from kvmaff.placement import _rules, _rules_alone, _rules_where
 from kvmaff.placement._legible import Case, Complaint
 from kvmaff.placement.placement import Placement
 from kvmaff.placement.request import PlacementRequest
@@ -80,6 +87,11 @@ _CHECKS: tuple[Callable[[Case], Iterator[Complaint]], ...] = (
     _rules.cells,
     _rules.memory,
     _rules_alone.emulator,
+    _rules_where.pool,
+    _rules_where.overcommit,
+    _rules_where.core_kind,
+    _rules_where.trust_domain,
+    _rules_where.affinity,
 )
 
 RULES: tuple[str, ...] = tuple(check.__name__ for check in _CHECKS)

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Role
-from kvmaff.guest.spec import VcpuPolicy
 from kvmaff.host.reader import Host
 from kvmaff.placement.placement import GuestPlacement, Placement
 
@@ -94,16 +93,22 @@ def placement_table(placement: Placement) -> Table:
     for guest in placement.guests:
         head = [Text(guest.spec.name, style="bold"), Text(", ".join(map(str, guest.nodes)))]
         vcpus = [thread for thread in guest.threads if thread.role is Role.VCPU]
-        if guest.spec.vcpu_policy is VcpuPolicy.DEDICATED:
-            pinned = " ".join(f"{thread.index}={thread.cpus}" for thread in vcpus)
+        own = frozenset(guest.spec.pinned)
+        pinned = " ".join(f"{thread.index}={thread.cpus}" for thread in vcpus if thread.index in own)
+        if pinned:
             table.add_row(*head, "vCPUs, dedicated", Text(pinned))
-        else:
-            for cpus, same in groupby(vcpus, key=lambda thread: thread.cpus):
-                count = len(list(same))
-                table.add_row(*head, f"{count} vCPU{'' if count == 1 else 's'}, shared", Text(str(cpus)))
-                head = [Text(""), Text("")]
+            head = [Text(""), Text("")]
+        floating = [thread for thread in vcpus if thread.index not in own]
+        for cpus, same in groupby(floating, key=lambda thread: thread.cpus):
+            count = len(list(same))
+            table.add_row(*head, f"{count} vCPU{'' if count == 1 else 's'}, shared", Text(str(cpus)))
+            head = [Text(""), Text("")]
         others = guest.cpus_of(Role.EMULATOR)
         table.add_row("", "", "other threads", Text(str(others)))
+        for number, name in enumerate(guest.spec.iothreads):
+            cpus_of_it = guest.cpus_of(Role.IOTHREAD, number)
+            if cpus_of_it != others:
+                table.add_row("", "", Text(f"IOThread {name}"), Text(str(cpus_of_it)))
     return table
 
 
@@ -120,7 +125,11 @@ def _cell(cpu: int, guests: Sequence[GuestPlacement], letters: dict[str, str], h
     if len(here) > 1:
         return _MANY
     letter = letters[here[0].spec.name]
-    return letter.upper() if here[0].spec.vcpu_policy is VcpuPolicy.DEDICATED else letter
+    return (
+        letter.upper()
+        if any(cpu in (here[0].cpus_of(Role.VCPU, vcpu) or ()) for vcpu in here[0].spec.pinned)
+        else letter
+    )
 
 
 def _folded(cores: Sequence[str]) -> str:

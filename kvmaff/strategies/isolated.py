@@ -12,21 +12,18 @@ from kvmaff.placement.objective import Level, Objective
 from kvmaff.placement.placement import Placement
 from kvmaff.placement.request import PlacementRequest
 from kvmaff.placement.solve import solve
-from kvmaff.placement.strategy import Strategy
+from kvmaff.placement.strategy import Strategy, option
 
 __all__ = ["IsolatedOptions", "kvmaff_strategies"]
 
 
 @attrs.frozen(kw_only=True)
 class IsolatedOptions:
-    """
-    Options of ``isolated``.
+    """Options of ``isolated``."""
 
-    Attributes:
-        anywhere: Take cores that are not isolated even on a host that has isolated CPUs.
-    """
-
-    anywhere: bool = False
+    anywhere: bool = option(
+        default=False, help="whether to take cores that are not isolated, and leave isolated CPUs to others"
+    )
 
 
 _LEVELS = (Level.DISTANCE, Level.L3_GROUPS, Level.BROKEN_CORES, Level.LOST)

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import attrs
+
 from kvmaff.hooks.specs import hookimpl
 from kvmaff.placement.objective import Level, Objective
 from kvmaff.placement.placement import Placement
 from kvmaff.placement.request import PlacementRequest
 from kvmaff.placement.solve import solve
-from kvmaff.placement.strategy import Strategy
+from kvmaff.placement.strategy import Strategy, option
 
-__all__ = ["kvmaff_strategies"]
+__all__ = ["PackOptions", "kvmaff_strategies"]
+
+
+@attrs.frozen(kw_only=True)
+class PackOptions:
+    """Options of ``pack``."""
+
+    near: bool = option(default=False, help="whether the distance to a guest's memory and devices counts")
+    whole_cores: bool = option(
+        default=False, help="whether no other guest gets a PU of a dedicated guest's cores"
+    )
+
 
 _OBJECTIVE = Objective(
     name="pack",
@@ -35,7 +48,8 @@ _OBJECTIVE = Objective(
 
 
 def _place(request: PlacementRequest) -> Placement:
-    return solve(request, _OBJECTIVE)
+    asked = request.options or PackOptions()
+    return solve(request, attrs.evolve(_OBJECTIVE, near=asked.near, whole_cores=asked.whole_cores))
 
 
 @hookimpl
@@ -51,5 +65,6 @@ def kvmaff_strategies() -> Iterable[Strategy]:
             name="pack",
             summary="fewest nodes by distance, L3 groups and cores; siblings together; largest holes left",
             place=_place,
+            options=PackOptions,
         )
     ]

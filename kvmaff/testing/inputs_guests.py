@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from hypothesis import strategies as hs
 
-from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.guest.spec import (
+    Affinity,
+    EmulatorPolicy,
+    GuestCell,
+    GuestSpec,
+    Place,
+    ThreadPolicy,
+    VcpuPolicy,
+)
 
-__all__ = ["guest_names", "guest_spec_lists", "guest_specs"]
+__all__ = ["dedicated_vcpus", "guest_names", "guest_spec_lists", "guest_specs"]
 
 _MIB = 1 << 20
+_ADDRESSES = ("0000:65:00.0", "0000:65:00.1", "10000:e1:00.0")
 
 
 def guest_names() -> hs.SearchStrategy[str]:
@@ -56,11 +65,17 @@ def _specs(
     draw: hs.DrawFn, most_vcpus: int, nodes: int, policy: VcpuPolicy | None, name: hs.SearchStrategy[str]
 ) -> GuestSpec:
     vcpu_policy = policy or draw(hs.sampled_from(VcpuPolicy))
-    dedicated = vcpu_policy is VcpuPolicy.DEDICATED
+    dedicated = vcpu_policy is not VcpuPolicy.SHARED
     threads = draw(hs.sampled_from([each for each in (1, 1, 2, 4) if each <= most_vcpus]))
     max_vcpus = threads * draw(hs.integers(1, most_vcpus // threads))
+    own: tuple[int, ...] = ()
+    if vcpu_policy is VcpuPolicy.MIXED:
+        if max_vcpus == 1:
+            vcpu_policy = VcpuPolicy.DEDICATED
+        else:
+            own = draw(dedicated_vcpus(max_vcpus))
     thread_policies = [ThreadPolicy.PREFER]
-    if dedicated and max_vcpus % 2 == 0:
+    if dedicated and not own and max_vcpus % 2 == 0:
         thread_policies.append(ThreadPolicy.REQUIRE)
     if dedicated and threads == 1:
         thread_policies.append(ThreadPolicy.ISOLATE)
@@ -68,8 +83,16 @@ def _specs(
     cells = draw(_cells(max_vcpus))
     in_cells = sum(cell.memory_bytes for cell in cells)
     memory = draw(hs.sampled_from([0, in_cells]) if in_cells else _memory())
+    page = draw(hs.sampled_from((0, 0, 0, _MIB, 2 * _MIB)))
+    if (
+        not (memory or in_cells)
+        or memory % (page or 1)
+        or any(cell.memory_bytes % (page or 1) for cell in cells)
+    ):
+        page = 0
+    called = draw(name)
     return GuestSpec(
-        name=draw(name),
+        name=called,
         uuid=draw(hs.none() | hs.uuids().map(str)),
         vcpus=draw(hs.just(max_vcpus) | hs.integers(1, max_vcpus)),
         max_vcpus=max_vcpus,
@@ -81,7 +104,36 @@ def _specs(
         vcpu_policy=vcpu_policy,
         thread_policy=draw(hs.sampled_from(thread_policies)),
         emulator_policy=draw(hs.sampled_from(emulator_policies)),
+        devices=tuple(draw(hs.lists(hs.sampled_from(_ADDRESSES), unique=True, max_size=2))),
+        dedicated_vcpus=own,
+        iothread_policy=draw(hs.sampled_from((None, None, *emulator_policies))),
+        page_bytes=page,
+        core_kind=draw(hs.sampled_from((None, None, "P", "E", "any"))),
+        affinity=draw(_affinities(called)),
+        anti_affinity=(),
+        trust_domain=draw(hs.none() | guest_names()),
+        pool=draw(hs.sampled_from((None, None, "fast"))),
     )
+
+
+def dedicated_vcpus(vcpus: int) -> hs.SearchStrategy[tuple[int, ...]]:
+    """
+    Which vCPUs of a mixed guest are dedicated.
+
+    Args:
+        vcpus: How many it has, two at least.
+
+    Returns:
+        A strategy: some of them, not all.
+    """
+    some = hs.lists(hs.integers(0, vcpus - 1), unique=True, min_size=1, max_size=vcpus - 1)
+    return some.map(lambda numbers: tuple(sorted(numbers)))
+
+
+def _affinities(own: str) -> hs.SearchStrategy[tuple[Affinity, ...]]:
+    others = hs.sampled_from(("web", "db", "g1")).filter(lambda name: name != own)
+    one = hs.builds(Affinity, guest=others, level=hs.sampled_from(Place))
+    return hs.lists(one, max_size=2, unique=True).map(tuple)
 
 
 def guest_spec_lists(

@@ -11,16 +11,26 @@ Needs hypothesis (the extra ``test``).
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from typing import Any
 
 import attrs
 from hypothesis import strategies as hs
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.guest.spec import (
+    Affinity,
+    EmulatorPolicy,
+    GuestCell,
+    GuestSpec,
+    Place,
+    ThreadPolicy,
+    VcpuPolicy,
+)
 from kvmaff.host.isolation import Isolation, Kept, KeptFrom
 from kvmaff.host.reader import Host
 from kvmaff.host.topology import CoreKind, HugePages, NumaNode, Topology
-from kvmaff.placement.request import Demand, Held, PlacementRequest
+from kvmaff.placement.request import Demand, Held, PlacementRequest, Pool
+from kvmaff.testing.inputs_guests import dedicated_vcpus
 
 __all__ = ["hosts", "overlapping", "placement_specs", "requests", "topologies"]
 
@@ -315,12 +325,18 @@ def placement_specs(name: str = "guest", *, vcpus: int = 6) -> hs.SearchStrategy
 def _specs(draw: hs.DrawFn, name: str, vcpus: int) -> GuestSpec:
     policy = draw(hs.sampled_from(VcpuPolicy))
     thread_policy, emulators = ThreadPolicy.PREFER, [EmulatorPolicy.SHARE, EmulatorPolicy.HOUSEKEEPING]
-    if policy is VcpuPolicy.DEDICATED:
+    if policy is not VcpuPolicy.SHARED:
         thread_policy = draw(hs.sampled_from(ThreadPolicy))
         emulators = list(EmulatorPolicy)
     threads = 1 if thread_policy is ThreadPolicy.ISOLATE else draw(hs.sampled_from((1, 1, 2, 4)))
     unit = max(threads, 2 if thread_policy is ThreadPolicy.REQUIRE else 1)
     most = unit * draw(hs.integers(1, max(vcpus // unit, 1)))
+    own: tuple[int, ...] = ()
+    if policy is VcpuPolicy.MIXED:
+        # whole groups of siblings, so that any thread policy is to be had
+        groups = draw(dedicated_vcpus(most // unit)) if most > unit else ()
+        own = tuple(unit * group + at for group in groups for at in range(unit))
+        policy = VcpuPolicy.MIXED if own else VcpuPolicy.DEDICATED
     cells: tuple[GuestCell, ...] = ()
     memory = draw(hs.sampled_from((0, _GIB, 2 * _GIB, 5 * _GIB + 1, 40 * _GIB)))
     if draw(hs.sampled_from((False, False, True))):
@@ -331,6 +347,13 @@ def _specs(draw: hs.DrawFn, name: str, vcpus: int) -> GuestSpec:
             for cell in sorted(set(cell_of))
         )
         memory = sum(cell.memory_bytes for cell in cells) or memory
+    page = draw(hs.sampled_from((0, 0, 0, 0, _GIB)))
+    more: dict[str, Any] = {}
+    if memory and not memory % (page or 1) and not any(cell.memory_bytes % (page or 1) for cell in cells):
+        more["page_bytes"] = page
+    if draw(hs.booleans()):
+        more |= draw(_wishes(name))
+        more["iothread_policy"] = draw(hs.sampled_from((None, *emulators)))
     return GuestSpec(
         name=name,
         vcpus=draw(hs.integers(1, most)),
@@ -343,7 +366,26 @@ def _specs(draw: hs.DrawFn, name: str, vcpus: int) -> GuestSpec:
         vcpu_policy=policy,
         thread_policy=thread_policy,
         emulator_policy=draw(hs.sampled_from(emulators)),
+        dedicated_vcpus=own,
+        **more,
     )
+
+
+@hs.composite
+def _wishes(draw: hs.DrawFn, name: str) -> dict[str, Any]:
+    """What few guests ask: kinds of core, pools, trust domains, affinities."""
+    number = int(name.removeprefix("guest") or 0) if name.startswith("guest") else 0
+    others = [f"guest{at}" for at in range(3) if at != number] + ["other0"]
+    one = hs.builds(Affinity, guest=hs.sampled_from(others), level=hs.sampled_from(Place))
+    near = draw(hs.lists(one, max_size=1))
+    apart = draw(hs.lists(one, max_size=1))
+    return {
+        "core_kind": draw(hs.sampled_from((None, None, "any", "P", "E"))),
+        "pool": draw(hs.sampled_from((None, None, None, "fast"))),
+        "trust_domain": draw(hs.sampled_from((None, None, "a", "b"))),
+        "affinity": tuple(near),
+        "anti_affinity": tuple(one for one in apart if one.guest not in {other.guest for other in near}),
+    }
 
 
 def requests(
@@ -398,10 +440,18 @@ def _requests(draw: hs.DrawFn, host: hs.SearchStrategy[Host], guests: int) -> Pl
     limits = draw(
         hs.lists(hs.sampled_from((100, 100, 50, 0, None)), min_size=len(nodes), max_size=len(nodes))
     )
+    if draw(hs.sampled_from((False, False, True))):
+        held = [attrs.evolve(one, trust_domain=draw(hs.sampled_from((None, "a")))) for one in held]
+    pools: tuple[Pool, ...] = ()
+    if draw(hs.sampled_from((False, False, True))) and (inside := draw(some)):
+        pools = (Pool(name="fast", cpus=inside, overcommit=draw(hs.sampled_from((None, 1000, 2500)))),)
     return PlacementRequest(
         host=machine,
         demands=tuple(demands),
         held=tuple(held),
+        pools=pools,
+        overcommit=draw(hs.sampled_from((None, None, 1000, 4000))),
+        pages=tuple((node.number, _GIB, draw(hs.integers(0, 6))) for node in nodes[:2]),
         reserved=draw(hs.lists(hs.sampled_from(online), unique=True, max_size=2).map(CpuSet)),
         memory=tuple(
             (node.number, (node.memory_bytes or 0) * percent // 100)

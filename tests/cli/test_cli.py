@@ -41,7 +41,10 @@ def answer(*words: str, code: int = 0) -> Any:
 
 @pytest.mark.parametrize(
     "command",
-    ["apply", "capture", "cpu", "demo", "guests", "pin", "place", "plan", "plugins", "topology", "undo"],
+    [
+        *("apply", "capture", "cpu", "demo", "guests", "pin", "place", "plan", "plugins", "strategies"),
+        *("topology", "undo"),
+    ],
 )
 def test_help_shows_an_example(command: str) -> None:
     """Every command's help shows an example that begins with the command, and names --json."""

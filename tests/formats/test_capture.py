@@ -22,10 +22,12 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import HostReadError, RequestError, Unsupported
 from kvmaff.formats import capture as room
 from kvmaff.formats.capture import capture
+from kvmaff.guest.devices import guest_devices
 from kvmaff.guest.memory import memory_by_node
 from kvmaff.guest.recorded import GUESTS_FILE, guests_text, recorded_guests
 from kvmaff.host.cgroup import Cgroups
 from kvmaff.host.irqs import read_irqs
+from kvmaff.host.pci import pci_devices, pci_nodes
 from kvmaff.host.reader import Host, read_host
 from kvmaff.host.tree import open_tree
 from kvmaff.testing import inputs_hosts as st
@@ -245,6 +247,10 @@ def _archive(folder: Path, guests: str) -> Path:
         ({"threads": {}}, "'threads'"),
         ({"memory": [[0]]}, "'memory'"),
         ({"memory": [[0, -1]]}, "'memory'"),
+        ({"devices": ["65"]}, "'devices': '65' is no PCI address"),
+        ({"devices": "0000:65:00.0"}, "'devices'"),
+        ({"devices": [7]}, "'devices'"),
+        ({"devices": ["65:00.0"] * (1 << 15)}, "'devices': more than"),
         ({"threads": [{"role": "vcpu"}]}, "thread 0"),
         ({"threads": [{"role": ["vcpu"]}]}, "'role'"),
         ({"start": True}, "'start'"),
@@ -280,6 +286,28 @@ def test_names_of_guests_in_a_capture_are_made_fit(tmp_path: Path, microvm: Call
     both = [{**guest, "name": "\x1b[2Jx", "pid": 5}, {**guest, "name": "", "pid": 6}]
     found = kvmaff.guests(read_host(_archive(tmp_path, json.dumps({"guests": both}))))
     assert ["?[2Jx", "pid:6"] == [one.name for one in found]
+
+
+def test_a_capture_of_before_there_were_devices(tmp_path: Path, microvm: Callable[..., Microvm]) -> None:
+    """Where a capture does not tell devices nothing is known of them; where it does, in any spelling, they are."""
+    pid = microvm(1).pid
+    (guest,) = json.loads(guests_text([one for one in kvmaff.guests(read_host()) if one.pid == pid], {}))[
+        "guests"
+    ]
+    told = {**guest, "pid": 5, "devices": ["66:00.0", "0000:65:00.0", "0000:66:00.0"]}
+    del guest["devices"]
+    root = str(_archive(tmp_path, json.dumps({"guests": [guest, told]})))
+    assert ((), ("0000:65:00.0", "0000:66:00.0"), ()) == tuple(
+        guest_devices(one, root) for one in (pid, 5, 6)
+    )
+    assert ((), ()) == (pci_devices(root), pci_nodes(guest_devices(5, root), root))
+
+
+def test_pci_devices_of_this_machine(tmp_path: Path) -> None:
+    """A capture has the PCI devices of the machine, with nodes and classes, also captured again."""
+    capture(tmp_path / "one")
+    capture(tmp_path / "two", root=str(tmp_path / "one"))
+    assert pci_devices() == pci_devices(str(tmp_path / "one")) == pci_devices(str(tmp_path / "two"))
 
 
 def test_what_a_capture_says_of_itself_is_handed_on(tmp_path: Path) -> None:

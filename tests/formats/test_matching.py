@@ -94,7 +94,10 @@ def test_a_guest_that_runs_as_its_entry_says_has_its_spec(data: hs.DataObject, s
     assert spec == spec_of(data.draw(written_specs([spec])).text, guest)
 
 
-@given(hs.lists(hs.integers(0, 40), min_size=1, max_size=8, unique=True), hs.sampled_from(VcpuPolicy))
+@given(
+    hs.lists(hs.integers(0, 40), min_size=1, max_size=8, unique=True),
+    hs.sampled_from([VcpuPolicy.SHARED, VcpuPolicy.DEDICATED]),
+)
 def test_a_guest_without_entry(vcpus: list[int], default: VcpuPolicy) -> None:
     """A running guest without entry gets what it shows: its vCPUs, places up to the highest, IOThreads, the default."""
     guest = running("a", uuid=UUID, vcpus=tuple(sorted(vcpus)), iothreads=("x", "y"))

@@ -11,6 +11,7 @@ from tests.formats.written import problems_of
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 LONG = f'"{"n" * 37}..."'
+TABLES = 'is a list of tables such as { guest = "db", level = "l3" }'
 MEMORY = 'memory: is a number of bytes, or a text such as "8 GiB" or "512 MiB"'
 
 
@@ -26,10 +27,11 @@ vcpu = 4
 name = "w*"
 policy = "dedicatd"
 """
+    words = '"dedicated", "shared", "mixed", not "dedicatd"; did you mean "dedicated"?'
     expected = [
         'h.toml:4: guest 1 ("db"): memory: has a unit that is read as 1000s and as 1024s; for 1024s write "8 GiB"',
         'h.toml:5: guest 1 ("db"): "vcpu" is no key here; did you mean "vcpus"?',
-        'h.toml:9: guest 2 ("w*"): policy: is one of "dedicated", "shared", not "dedicatd"; did you mean "dedicated"?',
+        f'h.toml:9: guest 2 ("w*"): policy: is one of {words}',
     ]
     assert expected == problems_of(text)
 
@@ -63,7 +65,7 @@ policy = "dedicatd"
             "memory = '1.5 GiB'",
             'memory: is a number of bytes, or a text such as "8 GiB" or "512 MiB", not "1.5 GiB"',
         ),
-        ("policy = 1", 'policy: is one of "dedicated", "shared", not 1'),
+        ("policy = 1", 'policy: is one of "dedicated", "shared", "mixed", not 1'),
         (
             "thread_policy = 'isolated'",
             'thread_policy: is one of "prefer", "require", "isolate", not "isolated"; did you mean "isolate"?',
@@ -75,6 +77,65 @@ policy = "dedicatd"
         ("device_nodes = [0, true]", "device_nodes: item 2 is a whole number from 0 to 1023, not true"),
         ("uuid = 'db'", f'uuid: is a UUID such as "{UUID}", not "db"'),
         ("uuid = {}", f'uuid: is a UUID such as "{UUID}", not a table'),
+        (
+            "iothread_policy = 'no'",
+            'iothread_policy: is one of "share", "isolate", "housekeeping", not "no"',
+        ),
+        ("devices = '65:00.0'", 'devices: is a list of PCI addresses, not "65:00.0"'),
+        ("devices = ['65:00.0', '0000:65:00.0']", 'devices: item 2, "0000:65:00.0", is item 1 again'),
+        (
+            "devices = ['eth0']",
+            (
+                "devices: item 1 'eth0' is no PCI address; one looks like 0000:65:00.0, or 65:00.0 in domain 0000"
+            ),
+        ),
+        ("dedicated_vcpus = ''", "dedicated_vcpus: names no vCPU"),
+        ("vcpus = 4\ndedicated_vcpus = '3-4'", "dedicated_vcpus: are of the vCPUs 0-3"),
+        (
+            "vcpus = 2\ndedicated_vcpus = '0-1'",
+            "dedicated_vcpus: are all of them; that is the vCPU policy dedicated",
+        ),
+        (
+            "policy = 'dedicated'\ndedicated_vcpus = '0'",
+            "dedicated_vcpus: need the vCPU policy mixed, not dedicated",
+        ),
+        (
+            "policy = 'mixed'",
+            "dedicated_vcpus: names the vCPUs that are dedicated; the vCPU policy mixed needs some",
+        ),
+        (
+            "page_size = '3 MiB'",
+            'page_size: is a power of two up to 1 TiB, such as "2 MiB", not "3 MiB"',
+        ),
+        (
+            "page_size = '2 MiB'",
+            "page_size: needs the guest's memory: how many pages are wanted is not known",
+        ),
+        (
+            "page_size = 1024\nmemory = 1025",
+            "memory: 1025 bytes are no whole number of pages of 1024",
+        ),
+        ("core_kind = ''", 'core_kind: is empty or not printable: ""'),
+        ("trust_domain = 3", "trust_domain: is a text, not 3"),
+        (f"pool = '{'n' * 129}'", f"pool: is longer than 128 characters: {LONG}"),
+        ("affinity = 'web'", f'affinity: {TABLES}, not "web"'),
+        ("affinity = ['web']", f"affinity: {TABLES}, not a list"),
+        ("affinity = [{guest = 'web'}, {}]", "affinity: item 2: guest: is missing; the other guest's name"),
+        ("affinity = [{guest = 'w*'}]", "affinity: item 1: guest: is a name, no pattern"),
+        ("affinity = [{guest = ['w']}]", "affinity: item 1: guest: is a text, not a list"),
+        ("anti_affinity = [{guest = 'db'}]", "anti_affinity: names the guest itself"),
+        (
+            "anti_affinity = [{guest = 'a', level = 'l2'}]",
+            'anti_affinity: item 1: level: is one of "node", "l3", "core", not "l2"',
+        ),
+        (
+            "anti_affinity = [{guest = 'a', lvl = 'l3'}]",
+            'anti_affinity: item 1: "lvl" is no key here; did you mean "level"?',
+        ),
+        (
+            "affinity = [{guest = 'a', level = 'core'}]\nanti_affinity = [{guest = 'a'}]",
+            "anti_affinity: keeps it off the node of a, whose core its affinity wants",
+        ),
         ("cell = 3", "cell: is written [[guest.cell]], one such table a cell"),
         ("vcpus = 3\nthreads = 2", "threads: 2 threads a core do not divide 3 vCPUs"),
         (
@@ -151,13 +212,19 @@ def test_what_is_wrong_in_a_field(line: str, problem: str) -> None:
             'h.toml: guest 1 ("a"): vcpus: is a whole number from 1 to 8192, not 0',
         ),
         ("[[gest]]", 'h.toml:1: "gest" is no key here; did you mean "guest"?'),
-        ("[x]", 'h.toml:1: "x" is no key here; known are guest, defaults'),
+        ("[x]", 'h.toml:1: "x" is no key here; known are guest, defaults, host, pool'),
         ("defaults = 1", "h.toml:1: defaults: is a table [defaults], not 1"),
         (
             "[defaults]\nvcpus = 1",
-            'h.toml:2: defaults: "vcpus" is no key here; known are policy, thread_policy, emulator',
+            (
+                'h.toml:2: defaults: "vcpus" is no key here; known are policy, thread_policy, emulator, '
+                "iothread_policy, core_kind, trust_domain, pool"
+            ),
         ),
-        ("[defaults]\npolicy = 'a'", 'h.toml:2: defaults: policy: is one of "dedicated", "shared", not "a"'),
+        (
+            "[defaults]\npolicy = 'a'",
+            'h.toml:2: defaults: policy: is one of "dedicated", "shared", "mixed", not "a"',
+        ),
         ("x = " + "[" * 9000, "h.toml: is nested too deeply"),
         ("\nx." + "x." * 9000 + "x = 1", "h.toml:2: a key of 9002 parts; none here has more than 32"),
     ],

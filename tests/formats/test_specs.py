@@ -15,11 +15,10 @@ from hypothesis import strategies as hs
 
 from kvmaff.errors import SpecError
 from kvmaff.formats.matching import specs_for
-from kvmaff.formats.specs import SpecEntry, parse_specs, read_specs
+from kvmaff.formats.specs import SpecEntry, parse_rules, parse_specs, read_specs
 from kvmaff.formats.tomltext import parse_document
-from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
-from kvmaff.testing import inputs_guests as st
-from tests.formats.written import problems_of, written_specs
+from kvmaff.guest.spec import Affinity, EmulatorPolicy, GuestCell, GuestSpec, Place, ThreadPolicy, VcpuPolicy
+from tests.formats.written import host_rules, problems_of, spec_lists, written_rules, written_specs
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 FIELDS = [
@@ -33,10 +32,18 @@ FIELDS = [
     "emulator",
     "iothreads",
     "cell",
+    "devices",
+    "dedicated_vcpus",
+    "iothread_policy",
+    "page_size",
+    "core_kind",
+    "pool",
+    "affinity",
+    "anti_affinity",
 ]
 
 
-@given(hs.data(), st.guest_spec_lists())
+@given(hs.data(), spec_lists())
 def test_round_trip(data: hs.DataObject, specs: list[GuestSpec]) -> None:
     """However specs are written as TOML, they are read as the same specs of guests to come."""
     written = data.draw(written_specs(specs))
@@ -45,7 +52,7 @@ def test_round_trip(data: hs.DataObject, specs: list[GuestSpec]) -> None:
     assert () == matched.warnings == matched.running
 
 
-@given(hs.data(), st.guest_spec_lists(least=1))
+@given(hs.data(), spec_lists(least=1))
 def test_lines_are_right(data: hs.DataObject, specs: list[GuestSpec]) -> None:
     """Every field's line is the line where it stands, whatever comments, quotes and long lists stand before it."""
     written = data.draw(written_specs(specs))
@@ -56,7 +63,7 @@ def test_lines_are_right(data: hs.DataObject, specs: list[GuestSpec]) -> None:
                 assert f"h.toml:{line}" == places[key]
 
 
-@given(hs.data(), st.guest_spec_lists(least=1))
+@given(hs.data(), spec_lists(least=1))
 def test_a_wrong_value_is_named_with_its_line(data: hs.DataObject, specs: list[GuestSpec]) -> None:
     """A value of a wrong type is named with its field and the line where it stands; nothing else is."""
     written = data.draw(written_specs(specs))
@@ -75,10 +82,11 @@ def test_a_wrong_value_is_named_with_its_line(data: hs.DataObject, specs: list[G
     assert 2 == len(found)
 
 
-@given(hs.data(), st.guest_spec_lists(least=1, most=2))
+@given(hs.data(), spec_lists(least=1, most=2))
 def test_any_damage_is_an_answer(data: hs.DataObject, specs: list[GuestSpec]) -> None:
     """A valid file with any damage is valid or a SpecError that names lines that exist, and nothing else."""
     text = data.draw(written_specs(specs)).text
+    text += data.draw(hs.just("") | host_rules().flatmap(written_rules))
     for _ in range(data.draw(hs.integers(1, 3))):
         first = data.draw(hs.integers(0, len(text)))
         last = first + data.draw(hs.integers(0, 12))
@@ -114,10 +122,14 @@ def test_any_text_is_an_answer(text: str) -> None:
 
 VALUES = hs.recursive(
     hs.sampled_from(
-        ["true", "-1", "0", "3", "1e9", "nan", "12:00:00", '"a"', '"0-1"', '"dedicated"', '"1 GiB"']
+        [
+            *("true", "-1", "0", "3", "1e9", "nan", "12:00:00"),
+            *('"a"', '"0-1"', '"dedicated"', '"mixed"', '"1 GiB"', '"65:00.0"'),
+        ]
     ),
     lambda inner: (
-        hs.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
+        hs.just('[{ guest = "a" }]')
+        | hs.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
         | hs.dictionaries(hs.sampled_from(FIELDS), inner, max_size=3).map(
             lambda table: "{" + ", ".join(f"{key} = {value}" for key, value in table.items()) + "}"
         )
@@ -130,7 +142,18 @@ VALUES = hs.recursive(
     hs.lists(
         hs.dictionaries(hs.sampled_from([*FIELDS, "cell.vcpus", "nmae"]), VALUES, max_size=5), max_size=3
     ),
-    hs.sampled_from(["", "[defaults]\npolicy = 1\n", "defaults = 3\n", "guest = 4\n"]),
+    hs.sampled_from(
+        [
+            "",
+            "[defaults]\npolicy = 1\n",
+            "defaults = 3\n",
+            "guest = 4\n",
+            "host = 3\npool = [1]\n",
+            "pool = {}\n",
+            f"[host]\novercommit = {'9' * 400}\nreserved = '9999'\n",
+            "[[pool]]\nname = 'a'\n[[pool]]\nname = 'a'\ncpus = '0'\n[[pool]]\ncpus = '0'\n",
+        ]
+    ),
 )
 def test_any_value_in_any_field_is_an_answer(tables: list[dict[str, str]], head: str) -> None:
     """TOML with any value in any field is guests or a SpecError."""
@@ -207,6 +230,53 @@ policy = "shared"
     assert expected == found
 
 
+def test_a_default_that_is_called_as_a_policy_is_none() -> None:
+    """A guest that says shared drops policies only: a pool or a trust domain may be called "isolate"."""
+    text = """
+[defaults]
+iothread_policy = "isolate"
+pool = "isolate"
+trust_domain = "require"
+[[guest]]
+name = "a"
+policy = "shared"
+"""
+    (entry,) = parse_specs(text, "h.toml")
+    assert {"vcpu_policy": VcpuPolicy.SHARED, "pool": "isolate", "trust_domain": "require"} == entry.given()
+
+
+def test_dedicated_vcpus_say_mixed() -> None:
+    """Who names dedicated vCPUs is mixed, whatever the defaults; the last of 8192 may be one of them."""
+    text = """
+[defaults]
+policy = "dedicated"
+[[guest]]
+name = "a"
+vcpus = 4
+dedicated_vcpus = "1-2"
+[[guest]]
+name = "b"
+dedicated_vcpus = [8191]
+"""
+    found = [(entry.vcpu_policy, entry.dedicated_vcpus) for entry in parse_specs(text, "h.toml")]
+    assert [(VcpuPolicy.MIXED, (1, 2)), (VcpuPolicy.MIXED, (8191,))] == found
+
+
+def test_affinity_as_tables_of_its_own() -> None:
+    """[[guest.affinity]] says the same as a list of tables, and a pattern's guests may be near to any name."""
+    text = """
+[[guest]]
+name = "w*"
+[[guest.affinity]]
+guest = "guest"
+level = "core"
+[[guest.affinity]]
+guest = "db"
+"""
+    (entry,) = parse_specs(text, "h.toml")
+    assert (Affinity(guest="guest", level=Place.CORE), Affinity(guest="db")) == entry.affinity
+
+
 def test_an_entry_is_a_value() -> None:
     """Entries of the same words are equal, hash alike and survive pickling; a part that is not given is None."""
     text = "[[guest]]\nname = 'a'\nmemory = '1 KiB'\n[[guest.cell]]\nvcpus = '0-1'\n"
@@ -220,7 +290,7 @@ def test_an_entry_is_a_value() -> None:
 
 
 @hypothesis.settings(max_examples=60)
-@given(hs.data(), st.guest_spec_lists(least=1))
+@given(hs.data(), spec_lists(least=1))
 def test_every_key_has_a_line(data: hs.DataObject, specs: list[GuestSpec]) -> None:
     """The scan for lines finds just the keys that tomllib finds, and no other."""
     document = parse_document(data.draw(written_specs(specs)).text, "h.toml")
@@ -236,11 +306,14 @@ def test_every_key_has_a_line(data: hs.DataObject, specs: list[GuestSpec]) -> No
 def test_readme_example() -> None:
     """The example of the README is valid and shows every field."""
     found = re.search(r"^```toml\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
-    if found is None:
-        pytest.skip("the README has no example yet")
-    entries = parse_specs(found[1], "README.md")
+    assert found is not None
+    entries, rules = parse_specs(found[1], "README.md"), parse_rules(found[1], "README.md")
     given = {field for entry in entries for field in entry.given()}
     assert set(SpecEntry.__slots__) - {"path", "number", "name", "uuid", "places", "__weakref__"} == given
     assert {True, False} == {entry.exact for entry in entries}
     assert any(entry.uuid for entry in entries)
     assert () == specs_for(entries, ()).to_come[1:]
+    assert rules.reserved
+    assert rules.overcommit
+    assert {entry.pool for entry in entries} >= {pool.name for pool in rules.pools} > set()
+    assert all(pool.overcommit for pool in rules.pools)

@@ -115,7 +115,7 @@ SABOTEURS: dict[str, tuple[str, str]] = {
             "import attrs\n@attrs.frozen\nclass O:\n    a: list = ()\n@hookimpl\ndef kvmaff_strategies():\n"
             "    return [Strategy(name='odd', summary='s', place=print, options=O)]"
         ),
-        "a is of a type other than str, int, float and bool",
+        "a is of a type other than str, int, float, bool and enum.StrEnum",
     ),
     "no-default": (
         (
@@ -123,6 +123,26 @@ SABOTEURS: dict[str, tuple[str, str]] = {
             "    return [Strategy(name='odd', summary='s', place=print, options=O)]"
         ),
         "a has no default",
+    ),
+    "odd-options": (
+        (
+            "import attrs, enum\nclass E(enum.StrEnum):\n    A = 'a b'\nclass N(enum.StrEnum): pass\n"
+            "@attrs.frozen\nclass O:\n    a: E = E.A\n    n: N = ''\n    b: int = option(True, 'is one')\n"
+            "    c: bool = option(True, 'two\\nlines')\n@hookimpl\ndef kvmaff_strategies():\n"
+            "    return [Strategy(name='odd', summary='s', place=print, options=O)]"
+        ),
+        (
+            "its options: a is an enum whose values are not 1 to 100 printable words; n is an enum whose values are "
+            "not 1 to 100 printable words; b is a whole number, its default is a value of type bool; c has a help "
+            "that is not one printable line"
+        ),
+    ),
+    "options-that-run": (
+        (
+            "import attrs\n@attrs.frozen\nclass O:\n    a: '1 / 0' = 1\n@hookimpl\ndef kvmaff_strategies():\n"
+            "    return [Strategy(name='odd', summary='s', place=print, options=O)]"
+        ),
+        "strategy 'odd': its options: division by zero",
     ),
     "twice": (
         "@hookimpl\ndef kvmaff_strategies():\n    return [Strategy(name='odd', summary='s', place=print)] * 2",

@@ -14,6 +14,7 @@ from kvmaff.placement.request import Held, PlacementRequest
 from kvmaff.placement.strategy import Strategy
 from kvmaff.placement.verify import RULES
 
+from ..placement import test_verify_saboteurs_where as where
 from ..placement.test_verify_saboteurs import GOOD, REQUEST, SABOTEURS
 
 
@@ -52,21 +53,31 @@ def refused(made: PluginManager, request: PlacementRequest) -> PlacementRefused:
 
 def test_a_good_answer_is_used() -> None:
     """What breaks no rule passes, under the strategy's own name: it is the breach alone that is refused."""
-    assert attrs.evolve(GOOD, strategy="sly") == manager(GOOD).decide(REQUEST, "sly", None)
+    for good, request in ((GOOD, REQUEST), (where.GOOD, where.REQUEST)):
+        assert attrs.evolve(good, strategy="sly") == manager(good).decide(request, "sly", None)
+
+
+def asked(words: tuple[str, ...]) -> PlacementRequest:
+    """What is asked of a saboteur: what is said of it may name a guest that only it has beside it."""
+    if "'late'" not in words:
+        return REQUEST
+    late = Held(name="late", cpus=CpuSet([29]), dedicated=False)
+    return attrs.evolve(REQUEST, held=(*REQUEST.held, late))
+
+
+ALL = (*((asked(one[-1]), *one) for one in SABOTEURS), *where.SABOTEURS)
 
 
 @pytest.mark.parametrize(
-    ("rule", "guest", "placement", "words"),
-    SABOTEURS,
-    ids=[f"{rule}-{number}" for number, (rule, *_) in enumerate(SABOTEURS)],
+    ("demanded", "rule", "guest", "placement", "words"),
+    ALL,
+    ids=[f"{one[1]}-{number}" for number, one in enumerate(ALL)],
 )
-def test_saboteur(rule: str, guest: str | None, placement: Placement, words: tuple[str, ...]) -> None:
+def test_saboteur(
+    demanded: PlacementRequest, rule: str, guest: str | None, placement: Placement, words: tuple[str, ...]
+) -> None:
     """An answer that breaks one rule is refused with the strategy, the plug-in, that rule alone, and what is wrong."""
-    request = REQUEST
-    if "'late'" in words:
-        late = Held(name="late", cpus=CpuSet([29]), dedicated=False)
-        request = attrs.evolve(REQUEST, held=(*REQUEST.held, late))
-    error = refused(manager(placement), request)
+    error = refused(manager(placement), demanded)
     assert "sly" == error.strategy
     assert {(rule, guest)} == {(one.rule, one.guest) for one in error.violations}
     first, *lines = str(error).splitlines()
@@ -78,7 +89,7 @@ def test_saboteur(rule: str, guest: str | None, placement: Placement, words: tup
 
 def test_every_rule_is_broken_once() -> None:
     """No rule is without a strategy that breaks it."""
-    assert set(RULES) == {rule for rule, *_ in SABOTEURS}
+    assert set(RULES) == {rule for _, rule, *_ in ALL}
 
 
 def test_what_another_plugin_reserves_is_reserved() -> None:

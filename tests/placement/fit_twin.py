@@ -41,7 +41,7 @@ class Core:
 
 @attrs.frozen
 class Cell:
-    """A guest's NUMA cell: how many vCPUs, and what it needs of each resource."""
+    """A guest's NUMA cell: how many vCPUs, which may be none, and what it needs of each resource."""
 
     vcpus: int
     need: tuple[int, ...] = ()
@@ -55,6 +55,10 @@ class Answer:
     cells: tuple[int, ...] = ()
     cost: Cost
     proved: bool = True
+
+
+UNKNOWN = Answer(takes=(), cost=(0, 0, 0, 0, 0), proved=False)
+"""That the search ended before it found anything, or that there is nothing."""
 
 
 @attrs.frozen(kw_only=True)
@@ -105,6 +109,8 @@ class Question:
         )
         if found is None:
             return None
+        if found == ():
+            return UNKNOWN
         pairs, cells, distance, inner, proved = found
         takes = [0] * len(self.cores)
         for core, taken in pairs:

@@ -17,7 +17,7 @@ from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadP
 from kvmaff.placement.request import Demand, PlacementRequest
 
 _SELDOM = hs.sampled_from((False,) * 7 + (True,))
-NOTHING = Score(**{field.name: 0 for field in attrs.fields(Score)})
+NOTHING = Score(distance=0, nodes=0, l3_groups=0, shared_cores=0, broken_cores=0)
 
 
 def nodes_used(topology: Topology, cpus: CpuSet) -> tuple[int, ...]:
@@ -65,6 +65,8 @@ def any_placements(draw: hs.DrawFn, request: PlacementRequest) -> Placement:
                 line = line[spec.max_vcpus :] or line  # those that come later may stay out of the way
         else:
             vcpus = [draw(some) or topology.online - request.host.isolation.unbalanced] * spec.max_vcpus
+            for vcpu in spec.dedicated_vcpus:
+                vcpus[vcpu] = CpuSet([line[vcpu % len(line)]])
         mine = CpuSet(cpu for cpus in vcpus for cpu in cpus)
         others = draw(
             hs.sampled_from(

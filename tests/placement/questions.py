@@ -89,8 +89,9 @@ def _either(count: int, plain: hs.SearchStrategy[int], odd: hs.SearchStrategy[in
 def _cells(
     draw: hs.DrawFn, pieces: int, unit: int, nodes: int
 ) -> tuple[tuple[Cell, ...], tuple[tuple[int, ...], ...]]:
-    """Up to five cells of so many pieces, and what nodes have for them."""
-    cuts = draw(hs.sets(hs.integers(1, pieces), max_size=4)) | {pieces}
+    """Up to five cells of so many pieces, some without any, and what nodes have for them."""
+    empty = draw(hs.sampled_from((0, 0, 0, 1, 2)))
+    cuts = draw(hs.sets(hs.integers(1, pieces), max_size=4 - empty)) | {pieces}
     ends = sorted(cuts)
     sizes = sorted((end - begin for begin, end in zip([0, *ends], ends, strict=False)), reverse=True)
     resources = draw(hs.integers(0, 2))
@@ -104,6 +105,7 @@ def _cells(
             *cells[1:-1],
             attrs.evolve(last, vcpus=last.vcpus - 1),
         )
+    cells += tuple(Cell(0, draw(need)) for _ in range(empty))
     return cells, tuple(draw(have) for _ in range(nodes)) if resources else ()
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as hs
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible
 from kvmaff.guest.spec import EmulatorPolicy, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.host.topology import CoreKind
 from kvmaff.placement.board import Board
 from kvmaff.placement.placement import GuestPlacement, Score
 from kvmaff.placement.request import PlacementRequest
-from kvmaff.placement.scoring import near
 from kvmaff.placement.verify import verify
 from kvmaff.strategies import isolated, numa, pack
 from kvmaff.testing import inputs_hosts as st
@@ -58,15 +58,27 @@ def alone(draw: hs.DrawFn) -> PlacementRequest:
     request = draw(st.requests(guests=1))
     (demand,) = request.demands
     spec = demand.spec
-    if spec.vcpu_policy is VcpuPolicy.SHARED:
+    if spec.vcpu_policy is not VcpuPolicy.DEDICATED:
         spec = attrs.evolve(
             spec,
             vcpu_policy=VcpuPolicy.DEDICATED,
+            dedicated_vcpus=(),
             thread_policy=draw(hs.sampled_from(_thread_policies(spec))),
         )
     told = {node.number for node in request.host.topology.nodes}
     devices = tuple(node for node in spec.device_nodes if not told or node in told)
-    spec = attrs.evolve(spec, emulator_policy=EmulatorPolicy.SHARE, device_nodes=devices)
+    spec = attrs.evolve(
+        spec,
+        emulator_policy=EmulatorPolicy.SHARE,
+        iothread_policy=None,
+        device_nodes=devices,
+        page_bytes=0,
+        **dict.fromkeys(("core_kind", "trust_domain", "pool")),
+        affinity=(),
+        anti_affinity=(),
+    )
+    held = tuple(attrs.evolve(one, trust_domain=None) for one in request.held)
+    request = attrs.evolve(request, held=held, overcommit=None)
     return attrs.evolve(request, demands=(attrs.evolve(demand, spec=spec),))
 
 
@@ -80,15 +92,17 @@ def _thread_policies(spec: GuestSpec) -> list[ThreadPolicy]:
     return policies
 
 
-def questions(name: str, request: PlacementRequest) -> Iterator[Question]:
+def questions(name: str, request: PlacementRequest, kind: CoreKind | None) -> Iterator[Question]:
     """What a strategy asks for in the twin's terms; a later one counts where no earlier one fits."""
     (demand,) = request.demands
     spec, board = demand.spec, Board(request)
     pool = request.usable(demand) - board.used
     outside = board.isolated if name == "isolated" and board.isolated else CpuSet()
     pool = pool & outside if outside else pool - board.isolated
+    if kind is not None:
+        pool &= kind.cpus
     told = any(cell.memory_bytes for cell in spec.cells)
-    free = {node.number: board.memory.get(node.number) for node in board.nodes}
+    free = {node.number: board.memory[0].get(node.number) for node in board.nodes}
     cap = [8192] * len(board.nodes)
     have: tuple[tuple[int, ...], ...] = ()
     if demand.pid is None and told:
@@ -126,7 +140,7 @@ def questions(name: str, request: PlacementRequest) -> Iterator[Question]:
             whole=spec.thread_policy is ThreadPolicy.ISOLATE or name == "isolated",
             cores=tuple(rows),
             distance=tuple(tuple(board.distance(one, other) for other in numbers) for one in numbers),
-            near=tuple(near(board, spec, node) if name != "pack" else 0 for node in numbers),
+            near=tuple(board.near(demand) if name != "pack" else [0] * len(numbers)),
             cap=tuple(cap),
             wide=tuple(wide),
             cells=tuple(
@@ -149,7 +163,11 @@ def whole_cells(spec: GuestSpec, unit: int) -> list[tuple[set[int], int]]:
 
 def best(name: str, request: PlacementRequest) -> Answer | None:
     """What the twin says of them."""
-    answers = map(twin, questions(name, request))
+    kinds = request.host.topology.kinds
+    ways = (
+        each for kind in (kinds if len(kinds) > 1 else (None,)) for each in questions(name, request, kind)
+    )
+    answers = map(twin, ways)
     return next((answer for answer in answers if answer is not None), None)
 
 
@@ -188,7 +206,8 @@ def renumbered(value: Any, new: dict[int, int]) -> Any:
         return tuple(sorted(turned, key=lambda group: group.first)) if groups else turned
     if attrs.has(type(value)) and not isinstance(value, GuestSpec):
         return attrs.evolve(
-            value, **{f.name: renumbered(getattr(value, f.name), new) for f in attrs.fields(type(value))}
+            value,
+            **{f.name: renumbered(getattr(value, f.name), new) for f in attrs.fields(type(value)) if f.init},
         )
     return value
 

@@ -59,6 +59,7 @@ def ragged_host(random: Random) -> Question:
         cuts = sorted({random.randint(1, vcpus // unit) for _ in range(3)} | {vcpus // unit})
         sizes = sorted((end - begin for begin, end in zip([0, *cuts], cuts, strict=False)), reverse=True)
         cells = tuple(Cell(unit * size, (random.randint(0, 4),)) for size in sizes)
+        cells += tuple(Cell(0, (random.randint(0, 9),)) for _ in range(random.choice((0, 0, 1, 2, 3))))
         have = tuple((random.randint(2, 9),) for _ in range(nodes))
     wide = [-1] * nodes
     for node in range(nodes):

@@ -12,7 +12,7 @@ import pytest
 
 from kvmaff.placement._fit import fit_host
 
-from .fit_twin import ENDLESS, Answer, Cell, Core, Question, brute_force, by_node, problems, twin
+from .fit_twin import ENDLESS, UNKNOWN, Answer, Cell, Core, Question, brute_force, by_node, problems, twin
 
 
 def compiled(question: Question) -> Answer | None:
@@ -163,6 +163,34 @@ def test_the_place_that_is_worth_least_to_others() -> None:
             id="caps",
         ),
         pytest.param(flat([8, 8], 6, unit=2, cells=(Cell(3), Cell(3))), None, id="siblings in two cells"),
+        pytest.param(
+            flat([8, 0], 4, cells=(Cell(4, (2,)), Cell(0, (5,))), have=((4,), (5,))),
+            {(0, 1)},
+            id="memory without vCPUs, on a node without cores",
+        ),
+        pytest.param(
+            flat([4, 4], 4, cells=(Cell(4, (2,)), Cell(0, (5,))), have=((6,), (3,))),
+            {(1, 0)},
+            id="the vCPUs leave the only node with enough for the other cell",
+        ),
+        pytest.param(
+            flat([4, 4], 4, cells=(Cell(4, (4,)), Cell(0, (5,)), Cell(0, (3,))), have=((6,), (7,))),
+            {(1, 0, 1)},
+            id="what is left must hold the last one as well",
+        ),
+        pytest.param(
+            flat([4, 4], 4, cells=(Cell(4, (4,)), Cell(0, (5,)), Cell(0, (4,))), have=((6,), (7,))),
+            None,
+            id="too little memory for a cell without vCPUs",
+        ),
+        pytest.param(
+            flat([4, 4], 4, cells=(Cell(2, (0, 1)), Cell(2, (0, 1)), Cell(0, (3, 1))), have=((2, 9), (3, 2))),
+            {(0, 0, 1)},
+            id="each resource for itself, without vCPUs",
+        ),
+        pytest.param(
+            flat([1], 1, cells=(Cell(1), Cell(0), Cell(0))), {(0, 0, 0)}, id="cells that need nothing at all"
+        ),
     ],
 )
 def test_cells(
@@ -203,6 +231,32 @@ def test_cells_that_fill_nodes(seed: int) -> None:
     found = compiled(question)
     assert found is not None
     assert [] == problems(question, found)
+
+
+def test_cells_without_vcpus_change_no_cost() -> None:
+    """On nodes with memory for all, cells without vCPUs are placed, and what they belong to costs the same."""
+    random = Random(5)
+    for _ in range(50):
+        some = {"have": ((40,),) * 4, "near": tuple(random.randint(0, 9) for _ in range(4))}
+        cells = tuple(Cell(size, (1,)) for size in (3, 2, 2))
+        empty = tuple(Cell(0, (random.randint(0, 9),)) for _ in range(random.randint(1, 8)))
+        rooms = [random.randint(2, 6) for _ in range(4)]
+        without = compiled(flat(rooms, 7, cells=cells, **some))
+        found = compiled(flat(rooms, 7, cells=cells + empty, **some))
+        assert (without and without.cost) == (found and found.cost)
+        assert found is None or problems(flat(rooms, 7, cells=cells + empty, **some), found) == []
+
+
+def test_nobody_knows_is_not_none() -> None:
+    """A search that ends before it finds anything gives an empty tuple; None is a proof."""
+    nothing_fits = flat([1] * 6, 1, cells=(Cell(1, (3,)),) + (Cell(0, (3,)),) * 6, have=((5,),) * 6)
+    sizes = (7, 6, 5, 5, 4, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2)
+    fits = flat([10] * 8, sum(sizes), cells=tuple(map(Cell, sizes)))
+    for question, known in ((nothing_fits, None), (fits, fits)):
+        assert UNKNOWN is compiled(attrs.evolve(question, steps=1))
+        found = compiled(attrs.evolve(question, steps=1 << 20))
+        assert (known is None) == (found is None)
+        assert found is None or problems(question, found) == []
 
 
 def test_cells_for_which_there_are_too_few_nodes() -> None:

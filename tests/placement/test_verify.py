@@ -66,7 +66,7 @@ class OtherSet(CpuSet):
     """A CpuSet that is not quite one."""
 
     __slots__ = ()
-    bits = property(Hostile._no)
+    __and__ = __or__ = __sub__ = __len__ = __iter__ = Hostile._no
 
 
 def _unset(kind: Any) -> object:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -241,6 +243,15 @@ def test_a_shared_guest_on_a_small_machine() -> None:
     """Where there is one group only, a shared guest of more vCPUs than CPUs floats over it."""
     (placed,) = decide(guest("g", 12, "shared"), reserved=CpuSet(range(8, 32))).guests
     assert L3[0] == placed.vcpu_cpus
+
+
+def test_the_readme_explains_the_options() -> None:
+    """The README's table has every option, with its default and the very sentence that it says of itself."""
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*) \|$", readme, re.MULTILINE)
+    options = attrs.fields(PluginManager.load().strategies()["cache-aware"].options)
+    words = {True: "yes", False: "no"}
+    assert [(one.name, words[one.default], one.metadata["help"]) for one in options] == rows
 
 
 def test_wrong_options() -> None:

@@ -36,6 +36,7 @@ from kvmaff import (
     Unplaced,
     VcpuPolicy,
     hookimpl,
+    option,
     solve,
     verify,
 )
@@ -55,14 +56,9 @@ _SHOWN = 8  # so many groups are named in a reason, the others counted
 
 @attrs.frozen(kw_only=True)
 class CacheAwareOptions:
-    """
-    Options of ``cache-aware``.
+    """Options of ``cache-aware``."""
 
-    Attributes:
-        spill: Whether a guest that fits in no L3 group may span several.
-    """
-
-    spill: bool = False
+    spill: bool = option(default=False, help="whether a guest that fits in no L3 group may span several")
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,388 @@
+"""One search: the guests that have a place so far, and what each that comes does to them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import attrs
+
+from kvmaff.cpuset import CpuSet
+from kvmaff.guest.guest import Role
+from kvmaff.guest.spec import ANY_KIND, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.placement.board import WHOLE, Board, User
+from kvmaff.placement.candidates import cell_nodes
+from kvmaff.placement.contradictions import contradictions
+from kvmaff.placement.exact import pinned_cells
+from kvmaff.placement.finder import Finder
+from kvmaff.placement.objective import Objective
+from kvmaff.placement.others import needs_housekeeping, other_threads, promised
+from kvmaff.placement.placement import GuestPlacement, ThreadPlacement, Unplaced
+from kvmaff.placement.pool import left, pool_for
+from kvmaff.placement.request import Demand, PlacementRequest
+from kvmaff.placement.scoring import Candidate
+from kvmaff.placement.splits import memory_needed
+
+__all__ = ["Search"]
+
+_NOT_PROVED = "the best that was found; it is not proved that nothing better exists"
+
+
+@attrs.define(kw_only=True)
+class _Taken:
+    """A guest's place before its floating vCPUs and its other threads have one."""
+
+    demand: Demand
+    spec: GuestSpec  # what is promised
+    candidate: Candidate
+    owned: CpuSet
+    cells: list[int]  # the node of each of its cells
+    floats: tuple[CpuSet, ...] = ()  # the set of each vCPU that floats, in order
+
+
+class Search:
+    """
+    The state of one search.
+
+    Args:
+        request: What is to be decided.
+        objective: What is wanted.
+
+    Attributes:
+        board: The host so far.
+        unplaced: The guests without a place.
+        taken: Those with one.
+        to_float: Those of them whose floating vCPUs have none yet.
+    """
+
+    def __init__(self, request: PlacementRequest, objective: Objective) -> None:
+        self.request = request
+        self.objective = objective
+        self.board = Board(request)
+        self.finder = Finder(self.board, objective)
+        self.unplaced: list[Unplaced] = []
+        self.taken: list[_Taken] = []
+        self.to_float: list[_Taken] = []
+
+    def ordered(self) -> list[Demand]:
+        """
+        Put the guests in order.
+
+        Returns:
+            The guests in the order in which they are placed.
+        """
+
+        def rank(demand: Demand) -> tuple[bool, int, str]:
+            spec = demand.spec
+            return not spec.pinned, -(len(spec.pinned) or spec.max_vcpus), spec.name
+
+        return sorted(self.request.demands, key=rank)
+
+    def take(self, demand: Demand) -> None:
+        """
+        Place one guest, or note why it has no place.
+
+        Args:
+            demand: The guest.
+        """
+        if not demand.spec.pinned:
+            self._float_all()
+        wrong = contradictions(self.request, demand)
+        found = "" if wrong else self.fits(demand)
+        if isinstance(found, str):
+            self.unplaced.append(self._refusal(demand, wrong or [found] * bool(found)))
+            return
+        self._note(demand, found)
+
+    def fits(self, demand: Demand) -> Candidate | str:
+        """
+        Look for the place of a guest beside those that have one.
+
+        Args:
+            demand: The guest.
+
+        Returns:
+            The place; or what it would take from others, or nothing where it has no room.
+        """
+        spec = promised(demand.spec, self.objective)
+        if not spec.pinned:
+            crowded = self._crowded(demand, CpuSet(), spec.max_vcpus)
+            if crowded:
+                return crowded
+        pool = pool_for(self.board, demand, self.objective, floats=not spec.pinned)
+        found = self.finder.in_pool(demand, pool)
+        if found is None:
+            return ""
+        missing = self._missing(demand, spec, found)
+        if missing:
+            rest = self.finder.leaving(demand, pool, lambda one: not self._missing(demand, spec, one))
+            return rest or missing
+        return found
+
+    def without(self, name: str) -> Search:
+        """
+        The same search as if a guest were not there.
+
+        Args:
+            name: The guest, of this request or outside it.
+
+        Returns:
+            A search that knows everything else; this one is not changed.
+        """
+        return self._on(self.board.without(name), self.objective, but=name)
+
+    def wanting(self, objective: Objective) -> Search:
+        """
+        The same search for a guest of which something else is wanted.
+
+        Args:
+            objective: What is wanted.
+
+        Returns:
+            A search on the same board; this one is not changed.
+        """
+        return self._on(self.board, objective)
+
+    def _on(self, board: Board, objective: Objective, but: str | None = None) -> Search:
+        other = copy.copy(self)
+        other.board, other.objective, other.finder = board, objective, Finder(board, objective)
+        other.unplaced = []
+        other.taken = [one for one in self.taken if one.spec.name != but]
+        other.to_float = [one for one in self.to_float if one.spec.name != but]
+        return other
+
+    # -- taking
+
+    def _note(self, demand: Demand, found: Candidate) -> None:
+        spec = promised(demand.spec, self.objective)
+        owned = self._owned(spec, found)
+        cells = self._cells(demand, found)
+        taken = _Taken(demand=demand, spec=spec, candidate=found, owned=owned, cells=cells)
+        self.taken.append(taken)
+        self.board.take(
+            User(
+                name=spec.name,
+                cpus=owned or found.cpus,
+                on=found.cpus,
+                alone=owned,
+                vcpus=0 if spec.pinned else spec.max_vcpus,
+                trust_domain=spec.trust_domain,
+            )
+        )
+        if demand.pid is None:
+            self.board.spend(spec, memory_needed(self.board, spec, found.cpus, cells))
+        if spec.pinned and spec.floating:
+            self.to_float.append(taken)
+
+    def _owned(self, spec: GuestSpec, candidate: Candidate) -> CpuSet:
+        """The CPUs that nobody else may use: the PUs taken, and their cores where they are the guest's alone."""
+        if not spec.pinned:
+            return CpuSet()
+        if self.objective.whole_cores:
+            return self.board.cores_of(candidate.chosen)
+        if spec.thread_policy is ThreadPolicy.ISOLATE:
+            return self.board.cores_of(CpuSet(candidate.order)) | CpuSet(candidate.extras)
+        return candidate.chosen
+
+    def _cells(self, demand: Demand, found: Candidate) -> list[int]:
+        """The node of each cell; one whose vCPUs all float is near the others, where there is memory."""
+        spec, board = demand.spec, self.board
+        loose = [at for at, cell in enumerate(pinned_cells(spec)) if not cell.vcpus] if spec.pinned else []
+        if not loose:
+            return cell_nodes(spec, found.nodes)
+        counts = {node: found.nodes.count(node) for node in found.nodes}
+        pool = pool_for(board, demand, self.objective, floats=True) - self._owned(spec, found)
+        if found.homes and set(found.homes) <= set(board.nodes_of(pool)):
+            return cell_nodes(spec, found.nodes, dict(zip(loose, found.homes, strict=True)))
+        left_over = {number: board.free_memory(spec, number) for number in board.numbers}
+        for cell, node in zip(pinned_cells(spec), _known_nodes(spec, found), strict=True):
+            if node is not None:
+                left_over[node] -= cell.memory_bytes
+        chosen: dict[int, int] = {}
+        for at in loose:
+            size = spec.cells[at].memory_bytes if demand.pid is None else 0
+            able = [number for number in board.nodes_of(pool) if left_over[number] >= size]
+            if not able:
+                return []
+            node = min(able, key=lambda one: (self._far(one, counts), one))
+            left_over[node] -= size
+            chosen[at] = node
+        return cell_nodes(spec, found.nodes, chosen)
+
+    def _far(self, node: int, counts: Mapping[int, int]) -> int:
+        return sum(count * self.board.distance(node, other) for other, count in counts.items())
+
+    # -- what is left for others
+
+    def _missing(self, demand: Demand, spec: GuestSpec, found: Candidate) -> str:
+        """Say what a place would leave somebody without, the guest itself too."""
+        owned = self._owned(spec, found)
+        mine = (demand, spec, found)
+        for other, its_spec, its_place in (
+            *((one.demand, one.spec, one.candidate) for one in self.taken),
+            mine,
+        ):
+            whose = "its" if other is demand else f"guest {other.spec.name}'s"
+            lost = owned
+            if its_spec.trust_domain != spec.trust_domain:
+                lost = self.board.cores_of(owned or found.cpus)
+            if needs_housekeeping(its_spec) and not left(self.board, other) - lost:
+                return f"no housekeeping CPU would be left for {whose} emulator threads and IOThreads"
+            if its_spec.pinned and its_spec.floating:
+                cells = self._cells(demand, found) if other is demand else self._cells_of(other)
+                if its_spec.cells and not cells:
+                    return f"no node would have CPUs, and memory, for {whose} cells of floating vCPUs"
+                pool = self._float_pool(other, its_place) - lost
+                if any(not one for one in self._float_sets(other, its_place, pool, cells)):
+                    return f"no CPU would be left for {whose} floating vCPUs"
+        return self._crowded(demand, owned, len(spec.floating)) if spec.pinned else ""
+
+    def _cells_of(self, demand: Demand) -> list[int]:
+        return next(one.cells for one in self.taken if one.demand is demand)
+
+    def _crowded(self, demand: Demand, owned: CpuSet, floating: int) -> str:
+        """Say which pool would be over-committed beyond its ratio."""
+        request = self.request
+        for pool in request.pools:
+            if pool.name == demand.spec.pool:
+                limit, name = pool.overcommit, f"CPU pool {pool.name!r}"
+                break
+        else:
+            limit, name = request.overcommit, "CPUs in no pool" if request.pools else "the host's CPUs"
+        if limit is None:
+            return ""
+        inside = request.pool_of(demand) & self.board.online
+        room = len(inside - self.board.owned - owned - request.reserved - self.board.isolated)
+        pending = sum(len(one.spec.floating) for one in self.to_float if one.spec.pool == demand.spec.pool)
+        total = self.board.floating(inside) + pending + floating
+        if total * WHOLE <= limit * room or (not floating and not total):
+            return ""
+        return (
+            f"{total} vCPUs would float over {room} CPUs of {name}, more than its over-commit ratio of "
+            f"{limit / WHOLE:g} allows"
+        )
+
+    # -- floating vCPUs of mixed guests
+
+    def _float_all(self) -> None:
+        for one in self.to_float:
+            pool = self._float_pool(one.demand, one.candidate)
+            one.floats = tuple(self._float_sets(one.demand, one.candidate, pool, one.cells))
+            cpus = CpuSet.union_of(one.floats)
+            spec = one.spec
+            self.board.take(
+                User(
+                    name=spec.name,
+                    cpus=cpus,
+                    on=cpus,
+                    alone=CpuSet(),
+                    vcpus=len(spec.floating),
+                    trust_domain=spec.trust_domain,
+                )
+            )
+        self.to_float.clear()
+
+    def _float_pool(self, demand: Demand, found: Candidate) -> CpuSet:
+        """The CPUs that a mixed guest's floating vCPUs may come to, beside its dedicated ones."""
+        pool = pool_for(self.board, demand, self.objective, floats=True) - found.chosen
+        if self.board.kinds and demand.spec.core_kind != ANY_KIND:
+            pinned = CpuSet(found.order)
+            pool &= CpuSet.union_of(
+                kind.cpus for kind in self.board.kinds if not kind.cpus.isdisjoint(pinned)
+            )
+        return pool
+
+    def _float_sets(self, demand: Demand, found: Candidate, pool: CpuSet, cells: list[int]) -> list[CpuSet]:
+        """The set of each floating vCPU: all of the pool on its cell's node; without cells, on the nearest nodes."""
+        board, spec = self.board, demand.spec
+        inside = {node.number: node.cpus & pool for node in board.nodes}
+        if spec.cells:
+            cell_of = {
+                vcpu: node for cell, node in zip(spec.cells, cells, strict=True) for vcpu in cell.vcpus
+            }
+            return [inside[cell_of[vcpu]] for vcpu in spec.floating]
+        counts = {node: found.nodes.count(node) for node in found.nodes}
+        able = [number for number in inside if inside[number]]
+        near = [number for number in able if number in counts]
+        if not near:
+            least = min((self._far(number, counts) for number in able), default=0)
+            near = [number for number in able if self._far(number, counts) == least]
+        return [CpuSet.union_of(inside[number] for number in near)] * len(spec.floating)
+
+    # -- the end
+
+    def finished(self) -> tuple[GuestPlacement, ...]:
+        """
+        Give all threads of all guests that have a place their CPUs.
+
+        Returns:
+            The guests, in order of the request; one that is left without a CPU for its other threads is in
+            ``unplaced`` instead.
+        """
+        self._float_all()
+        order = {demand.spec.name: place for place, demand in enumerate(self.request.demands)}
+        guests = []
+        for taken in sorted(self.taken, key=lambda one: order[one.spec.name]):
+            house = left(self.board, taken.demand)
+            if needs_housekeeping(taken.spec) and not house:
+                why = "no housekeeping CPU is left for its emulator threads and IOThreads"
+                self.unplaced.append(Unplaced(name=taken.spec.name, reasons=(why,)))
+            else:
+                guests.append(self._finish(taken, house))
+        return tuple(guests)
+
+    def _finish(self, taken: _Taken, house: CpuSet) -> GuestPlacement:
+        demand, candidate, spec = taken.demand, taken.candidate, taken.spec
+        floats = CpuSet.union_of(taken.floats)
+        vcpus = self._vcpus(taken)
+        used = CpuSet.union_of(vcpus)
+        counts = {node: candidate.nodes.count(node) for node in candidate.nodes}
+        others = other_threads(
+            self.board,
+            demand,
+            spec,
+            self.objective,
+            shared=floats or candidate.cpus,
+            own=candidate.extras,
+            counts=counts,
+            house=house,
+        )
+        told = {node.number for node in self.request.host.topology.nodes}
+        return GuestPlacement(
+            # stricter than asked, and said so: its other threads are kept off its vCPUs' CPUs
+            spec=spec,
+            pid=demand.pid,
+            start=demand.start,
+            threads=(
+                *(ThreadPlacement(role=Role.VCPU, index=n, cpus=cpus) for n, cpus in enumerate(vcpus)),
+                *others,
+            ),
+            # the board's: where nodes overlap, each CPU counts in one of them, here as in verify
+            nodes=tuple(sorted(told.intersection(self.board.nodes_of(used)))),
+            score=candidate.score,
+            why=() if candidate.proved else (_NOT_PROVED,),
+            owned=taken.owned,
+        )
+
+    def _vcpus(self, taken: _Taken) -> list[CpuSet]:
+        spec, candidate = taken.spec, taken.candidate
+        if spec.vcpu_policy is VcpuPolicy.SHARED:
+            if not spec.cells:
+                return [candidate.cpus] * spec.max_vcpus
+            inside = {node.number: node.cpus & candidate.cpus for node in self.board.nodes}
+            return [inside[node] for node in candidate.nodes]  # a cell floats over its own node
+        own = [CpuSet.from_bits(1 << cpu) for cpu in candidate.order]
+        if spec.vcpu_policy is VcpuPolicy.DEDICATED:
+            return own
+        found = dict(zip(spec.pinned, own, strict=True))
+        found |= dict(zip(spec.floating, taken.floats, strict=True))
+        return [found[vcpu] for vcpu in range(spec.max_vcpus)]
+
+    def _refusal(self, demand: Demand, missing: list[str]) -> Unplaced:
+        from kvmaff.placement.refusal import refusal  # noqa: PLC0415 - needed rarely, and it needs this
+
+        return refusal(self, demand, missing)
+
+
+def _known_nodes(spec: GuestSpec, found: Candidate) -> list[int | None]:
+    return [found.nodes[cell.vcpus[0]] if cell.vcpus else None for cell in pinned_cells(spec)]
