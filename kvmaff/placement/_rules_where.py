@@ -104,15 +104,18 @@ def trust_domain(case: Case) -> Iterator[Complaint]:
                 yield place.complain(
                     place.vcpus, case.cores_of(bits), f"cores of {other.name!r}, of another trust domain"
                 )
-        strangers = [one for one in held if one.trust_domain != mine and one.cpus.bits & cores]
+        # of a guest outside, any CPU may be a vCPU's
+        theirs = [
+            (one, case.cores_of(one.cpus.bits & case.online)) for one in held if one.trust_domain != mine
+        ]
+        strangers = [(one, bits & place.bits) for one, bits in theirs if bits & place.bits]
         if strangers:
-            names = names_text([one.name for one in strangers])
+            names = names_text([one.name for one, _ in strangers])
             bits = 0
-            for one in strangers:
-                bits |= one.cpus.bits
-            yield place.complain(
-                place.vcpus, case.cores_of(bits), f"cores of {names}, of another trust domain"
-            )
+            for _, some in strangers:
+                bits |= some
+            threads = (*place.vcpus, *place.others)
+            yield place.complain(threads, bits, f"cores of {names}, of another trust domain")
 
 
 def affinity(case: Case) -> Iterator[Complaint]:

@@ -7,7 +7,7 @@ each cut; both come from here, so that no reason is told that was not one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 
@@ -18,7 +18,7 @@ from kvmaff.placement.board import Board, User
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.request import Demand
 
-__all__ = ["Cut", "around", "cuts", "foreign", "kinds_for", "left", "own_pool", "pool_for"]
+__all__ = ["Cut", "affinities", "around", "cuts", "foreign", "kinds_for", "left", "own_pool", "pool_for"]
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +69,7 @@ def cuts(board: Board, demand: Demand, objective: Objective, *, floats: bool = F
             yield Cut(rule="used", cpus=user.cpus - user.alone, by=user.name)
     for user in _strangers(board, spec):
         yield Cut(rule="trust_domain", cpus=board.cores_of(user.cpus), by=user.name)
-    yield from _affinities(board, spec)
+    yield from affinities(board, spec)
 
 
 def pool_for(board: Board, demand: Demand, objective: Objective, *, floats: bool = False) -> CpuSet:
@@ -93,7 +93,7 @@ def pool_for(board: Board, demand: Demand, objective: Objective, *, floats: bool
         pool -= board.isolated
     for user in _strangers(board, demand.spec):
         pool -= board.cores_of(user.cpus)
-    for cut in _affinities(board, demand.spec):
+    for cut in affinities(board, demand.spec):
         pool -= cut.cpus
     return pool
 
@@ -170,8 +170,20 @@ def _strangers(board: Board, spec: GuestSpec) -> list[User]:
     return [user for user in board.users if user.trust_domain != spec.trust_domain and user.name != spec.name]
 
 
-def _affinities(board: Board, spec: GuestSpec) -> Iterator[Cut]:
-    """What affinities take away, its own and those of guests that have a place already and name it."""
+def affinities(
+    board: Board, spec: GuestSpec, others: Iterable[tuple[str, CpuSet]] | None = None
+) -> Iterator[Cut]:
+    """
+    Find what affinities take away: a guest's own, and those of guests of the request that name it.
+
+    Args:
+        board: The host so far.
+        spec: What the guest needs.
+        others: (name, CPUs of its vCPUs) of those that count; None for all that have a place.
+
+    Yields:
+        What each takes away.
+    """
     mine = [(False, one.guest, one.level) for one in spec.affinity]
     mine += [(True, one.guest, one.level) for one in spec.anti_affinity]
     demands = board.request.demands if len(board.request.demands) > 1 else ()
@@ -180,8 +192,11 @@ def _affinities(board: Board, spec: GuestSpec) -> Iterator[Cut]:
         if other.name != spec.name and (other.affinity or other.anti_affinity):
             mine += [(False, other.name, one.level) for one in other.affinity if one.guest == spec.name]
             mine += [(True, other.name, one.level) for one in other.anti_affinity if one.guest == spec.name]
+    known = (
+        list(others) if others is not None else [(user.name, user.on) for user in board.users] if mine else []
+    )
     for apart, name, level in dict.fromkeys(mine):
-        theirs = CpuSet.union_of(user.on for user in board.users if user.name == name)
+        theirs = CpuSet.union_of(cpus for other, cpus in known if other == name)
         if theirs:
             near = around(board, theirs, level)
             rule = "anti_affinity" if apart else "affinity"

@@ -18,7 +18,7 @@ from kvmaff.placement.finder import Finder
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.others import needs_housekeeping, other_threads, promised
 from kvmaff.placement.placement import GuestPlacement, ThreadPlacement, Unplaced
-from kvmaff.placement.pool import left, pool_for
+from kvmaff.placement.pool import affinities, left, pool_for
 from kvmaff.placement.request import Demand, PlacementRequest
 from kvmaff.placement.scoring import Candidate
 from kvmaff.placement.splits import memory_needed
@@ -232,7 +232,7 @@ class Search:
                 cells = self._cells(demand, found) if other is demand else self._cells_of(other)
                 if its_spec.cells and not cells:
                     return f"no node would have CPUs, and memory, for {whose} cells of floating vCPUs"
-                pool = self._float_pool(other, its_place) - lost
+                pool = self._float_pool(other, its_place, (spec.name, found.cpus)) - lost
                 if any(not one for one in self._float_sets(other, its_place, pool, cells)):
                     return f"no CPU would be left for {whose} floating vCPUs"
         return self._crowded(demand, owned, len(spec.floating)) if spec.pinned else ""
@@ -270,6 +270,11 @@ class Search:
             one.floats = tuple(self._float_sets(one.demand, one.candidate, pool, one.cells))
             cpus = CpuSet.union_of(one.floats)
             spec = one.spec
+            if not all(one.floats):  # guests that came later are in its way, which its affinities may say
+                why = "no CPU is left for its floating vCPUs"
+                self.unplaced.append(Unplaced(name=spec.name, reasons=(why,)))
+                self.taken.remove(one)
+                continue
             self.board.take(
                 User(
                     name=spec.name,
@@ -282,9 +287,13 @@ class Search:
             )
         self.to_float.clear()
 
-    def _float_pool(self, demand: Demand, found: Candidate) -> CpuSet:
-        """The CPUs that a mixed guest's floating vCPUs may come to, beside its dedicated ones."""
+    def _float_pool(
+        self, demand: Demand, found: Candidate, comes: tuple[str, CpuSet] | None = None
+    ) -> CpuSet:
+        """The CPUs that a mixed guest's floating vCPUs may come to, beside its dedicated ones and who comes now."""
         pool = pool_for(self.board, demand, self.objective, floats=True) - found.chosen
+        if comes is not None and comes[0] != demand.spec.name:
+            pool -= CpuSet.union_of(cut.cpus for cut in affinities(self.board, demand.spec, [comes]))
         if self.board.kinds and demand.spec.core_kind != ANY_KIND:
             pinned = CpuSet(found.order)
             pool &= CpuSet.union_of(

@@ -255,7 +255,15 @@ class _World:
             if any(cpu in cores for thread in other.threads for cpu in thread.cpus):
                 yield "trust_domain"
         for held in self.request.held:
-            if held.trust_domain != spec.trust_domain and any(cpu in cores for cpu in held.cpus):
+            if held.trust_domain == spec.trust_domain:
+                continue
+            theirs = {
+                sibling
+                for cpu in held.cpus
+                if cpu in self.online
+                for sibling in self.core_of.get(cpu, frozenset({cpu}))
+            }
+            if any(cpu in theirs for thread in guest.threads for cpu in thread.cpus):
                 yield "trust_domain"
         for one in spec.affinity:
             theirs, ours = self._spots(one.guest, one.level), {self._spot(cpu, one.level) for cpu in mine}
