@@ -75,9 +75,7 @@ def candidates(
 
 def _remembers(board: Board, spec: GuestSpec, cells: Sequence[GuestCell], found: Candidate) -> bool:
     """Whether the nodes of a place have the memory that it needs there."""
-    if any(not cell.vcpus for cell in cells):
-        return True  # where it is, is still open
-    nodes = [found.nodes[cell.vcpus[0]] for cell in cells]
+    nodes = [found.nodes[cell.vcpus[0]] if cell.vcpus else None for cell in cells]
     needed = memory_needed(board, spec, found.cpus, nodes)
     return all(board.free_memory(spec, node) >= amount for node, amount in needed.items())
 
@@ -187,6 +185,8 @@ def _place(
         counts[node] = counts.get(node, 0) + count
     pools: dict[int, list[int]] = {}
     for node, count in counts.items():
+        if not count:  # a cell whose vCPUs all float
+            continue
         if count % wants.unit:
             return None
         if objective.balance:

@@ -49,7 +49,7 @@ class Objective:
             otherwise they fill L3 groups and cores.
         whole_cores: Whether a guest's cores are its own, every PU of them.
         from_isolated: Whether dedicated vCPUs go to isolated CPUs where the host has them, and nowhere else then.
-            Otherwise isolated CPUs are left alone.
+            Otherwise isolated CPUs are left alone. Includes ``housekeeping``, since nothing balances load there.
         housekeeping: Whether the other threads of dedicated guests go to housekeeping CPUs instead of sharing.
         near: Whether the distance to a guest's devices, and to memory that it has already, counts.
     """
@@ -63,6 +63,11 @@ class Objective:
     from_isolated: bool = False
     housekeeping: bool = False
     near: bool = False
+
+    @property
+    def keeps_house(self) -> bool:
+        """Whether other threads of dedicated guests are kept off their CPUs: asked for, or needed on isolated ones."""
+        return self.housekeeping or self.from_isolated
 
     @property
     def exact(self) -> bool:

@@ -32,7 +32,7 @@ def promised(spec: GuestSpec, objective: Objective) -> GuestSpec:
     Returns:
         The same spec; where dedicated vCPUs are kept clean, with housekeeping in place of sharing.
     """
-    if not objective.housekeeping or not spec.pinned:
+    if not objective.keeps_house or not spec.pinned:
         return spec
     if EmulatorPolicy.SHARE not in (spec.emulator_policy, spec.iothread_policy):
         return spec

@@ -165,9 +165,9 @@ class Remedy:
     One change with which a guest would have a place.
 
     Attributes:
-        what: What is changed: ``thread_policy``, ``emulator_policy``, ``core_kind``, ``page_bytes``, ``cells``,
-            ``memory``, ``affinity``, ``pool``, ``option``, ``guest`` (another one is out of the way), ``vcpus``,
-            ``vcpu_policy``.
+        what: What is changed: ``thread_policy``, ``emulator_policy``, ``iothread_policy`` (or both, with a ``+``),
+            ``core_kind``, ``page_bytes``, ``cells``, ``memory``, ``affinity``, ``pool``, ``option``, ``guest``
+            (another one is out of the way), ``vcpus`` (without cells), ``vcpu_policy``.
         to: The new value; for ``guest`` its name.
         text: The same in words.
     """

@@ -240,7 +240,8 @@ def _remedies(search: Search, demand: Demand) -> Iterator[Remedy]:
     yield from _out_of_the_way(search, demand)
     count = _fewer(search, demand)
     if count:
-        yield Remedy(what="vcpus", to=str(count), text=f"{count} vCPU{'' if count == 1 else 's'} would fit")
+        cells = " without its cells" if spec.cells else ""
+        yield Remedy(what="vcpus", to=str(count), text=f"{count} vCPU{'' if count == 1 else 's'} would fit{cells}")
     if spec.pinned:
         shared = _changed(
             demand,
@@ -262,22 +263,7 @@ def _policies(search: Search, demand: Demand) -> Iterator[Remedy]:
     milder = _changed(demand, thread_policy=ThreadPolicy.PREFER)
     if spec.thread_policy is not ThreadPolicy.PREFER and _fits(search, milder):
         yield Remedy(what="thread_policy", to="prefer", text="it would fit with thread policy prefer")
-    if spec.own_pus:
-        changed = _changed(demand, emulator_policy=EmulatorPolicy.HOUSEKEEPING, iothread_policy=None)
-        if _fits(search, changed):
-            text = "it would fit with emulator policy housekeeping"
-            share = not search.objective.housekeeping
-            yield Remedy(
-                what="emulator_policy", to="housekeeping", text=text + (" or share" if share else "")
-            )
-        elif not search.objective.housekeeping and _fits(
-            search, _changed(demand, emulator_policy=EmulatorPolicy.SHARE, iothread_policy=None)
-        ):
-            yield Remedy(what="emulator_policy", to="share", text="it would fit with emulator policy share")
-    elif EmulatorPolicy.HOUSEKEEPING in (spec.emulator_policy, spec.iothread_policy):
-        changed = _changed(demand, emulator_policy=EmulatorPolicy.SHARE, iothread_policy=None)
-        if not search.objective.housekeeping and _fits(search, changed):
-            yield Remedy(what="emulator_policy", to="share", text="it would fit with emulator policy share")
+    yield from _other_threads(search, demand)
     kinds = search.board.kinds and spec.core_kind != ANY_KIND
     if kinds and _fits(search, _changed(demand, core_kind=ANY_KIND)):
         text = "it would fit on cores of several kinds (core kind any)"
@@ -295,6 +281,34 @@ def _policies(search: Search, demand: Demand) -> Iterator[Remedy]:
             what = "cells" if spec.cells else "memory"
             words = "cells and memory" if spec.cells else "memory"
             yield Remedy(what=what, to="", text=f"it would fit without its {words}")
+
+
+def _other_threads(search: Search, demand: Demand) -> Iterator[Remedy]:
+    """Milder policies for the emulator, else for the IOThreads, else for both."""
+    spec, own, house = demand.spec, EmulatorPolicy.ISOLATE, EmulatorPolicy.HOUSEKEEPING
+    asked = {"emulator_policy": spec.emulator_policy, "iothread_policy": spec.iothread_policy}
+    strict = tuple(field for field, policy in asked.items() if policy in (own, house))
+    found = False
+    for fields in ((field,) for field in strict):
+        for remedy in _milder(search, demand, fields):
+            yield remedy
+            found = True
+    if not found and len(strict) > 1:
+        yield from _milder(search, demand, strict)
+
+
+def _milder(search: Search, demand: Demand, fields: tuple[str, ...]) -> Iterator[Remedy]:
+    words = " and ".join({"emulator_policy": "emulator", "iothread_policy": "IOThread"}[one] for one in fields)
+    kind = "policies" if len(fields) > 1 else "policy"
+    for policy in (EmulatorPolicy.HOUSEKEEPING, EmulatorPolicy.SHARE):
+        if policy is EmulatorPolicy.SHARE and search.objective.keeps_house:
+            continue  # it would not be shared
+        if all(getattr(demand.spec, field) is policy for field in fields):
+            continue
+        if _fits(search, _changed(demand, **dict.fromkeys(fields, policy))):
+            text = f"it would fit with {words} {kind} {policy}"
+            yield Remedy(what="+".join(fields), to=str(policy), text=text)
+            return
 
 
 def _out_of_the_way(search: Search, demand: Demand) -> Iterator[Remedy]:

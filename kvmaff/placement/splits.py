@@ -144,7 +144,9 @@ def _nearest_cells(
     return tuple(chosen)
 
 
-def memory_needed(board: Board, spec: GuestSpec, cpus: CpuSet, cell_nodes: Sequence[int]) -> dict[int, int]:
+def memory_needed(
+    board: Board, spec: GuestSpec, cpus: CpuSet, cell_nodes: Sequence[int | None]
+) -> dict[int, int]:
     """
     The memory that a place needs on each node; verify counts it the same way.
 
@@ -152,7 +154,7 @@ def memory_needed(board: Board, spec: GuestSpec, cpus: CpuSet, cell_nodes: Seque
         board: The host so far.
         spec: What the guest needs.
         cpus: The CPUs of its dedicated vCPUs; of one without, all CPUs that it floats over.
-        cell_nodes: The node number of each of its cells.
+        cell_nodes: The node number of each of its cells; None for one whose node is still open.
 
     Returns:
         Bytes by node number, in whole pages: a cell's on its node; else spread by the CPUs in each node, rounded up.
@@ -160,7 +162,8 @@ def memory_needed(board: Board, spec: GuestSpec, cpus: CpuSet, cell_nodes: Seque
     needed: dict[int, int] = {}
     if any(cell.memory_bytes for cell in spec.cells):
         for cell, node in zip(spec.cells, cell_nodes, strict=True):
-            needed[node] = needed.get(node, 0) + cell.memory_bytes
+            if node is not None:
+                needed[node] = needed.get(node, 0) + cell.memory_bytes
         return needed
     page = spec.page_bytes or 1
     for one in board.nodes if spec.memory_bytes else ():

@@ -97,7 +97,7 @@ def _ps() -> dict[int, int]:
 def _taskset(pid: int) -> dict[int, str]:
     """The CPUs on which each thread may run, by the chapter's command."""
     found = re.findall(r"pid (\d+)'s current affinity list: (\S+)", _command("taskset", "-apc", str(pid)))
-    return {int(tid): cpus for tid, cpus in found}
+    return {int(tid): str(kvmaff.CpuSet.parse(cpus)) for tid, cpus in found}  # taskset writes a pair as "6,7"
 
 
 def _agree(guest: Guest, report: Report | None = None) -> None:

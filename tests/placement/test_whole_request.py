@@ -14,6 +14,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible
 from kvmaff.guest.guest import Role
 from kvmaff.guest.spec import EmulatorPolicy, ThreadPolicy
+from kvmaff.host.isolation import Isolation
 from kvmaff.host.reader import Host
 from kvmaff.placement.contradictions import contradictions
 from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
@@ -48,7 +49,8 @@ def small(draw: hs.DrawFn) -> PlacementRequest:
     if spec.thread_policy is ThreadPolicy.ISOLATE:
         # siblings that are not to be had are not known to stay empty; verify cannot see who would be there
         demand = attrs.evolve(demand, allowed=None)
-        request = attrs.evolve(request, reserved=CpuSet(), pools=())
+        host = attrs.evolve(host, isolated=CpuSet(), isolation=Isolation())
+        request = attrs.evolve(request, host=host, reserved=CpuSet(), pools=())
     return attrs.evolve(request, demands=(demand,))
 
 

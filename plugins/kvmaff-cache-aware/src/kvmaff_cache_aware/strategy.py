@@ -7,6 +7,7 @@ Rules:
   which no L3 is told make a group for each node, taken last;
 * a guest is offered the groups one by one, that which is least loaded with it first; ``solve`` finds its PUs there;
 * dedicated guests come before shared ones, so that what belongs to one guest alone is known when others float;
+* PUs of its own for the emulator or an IOThread are within the guest's group, too;
 * threads that keep house come last of all, when it is known what belongs to nobody alone.
 """
 
@@ -23,6 +24,7 @@ from kvmaff import (
     EmulatorPolicy,
     Grain,
     GuestPlacement,
+    GuestSpec,
     Held,
     Level,
     Objective,
@@ -31,7 +33,6 @@ from kvmaff import (
     PlacementRequest,
     Role,
     Strategy,
-    ThreadPolicy,
     Topology,
     Unplaced,
     VcpuPolicy,
@@ -51,6 +52,9 @@ _OBJECTIVE = Objective(
     grain=Grain.L3,
     near=True,
 )
+_BETWEEN = frozenset(
+    {"affinity", "trust_domain"}
+)  # rules that a guest may break for one that was placed before it
 _SHOWN = 8  # so many groups are named in a reason, the others counted
 
 
@@ -152,8 +156,8 @@ class _Search:
         self.groups = _groups(request.host.topology)
         self.held = list(request.held)
         self.memory = dict(request.memory)
+        self.pages = {(node, size): free for node, size, free in request.pages}
         self.placed: dict[str, GuestPlacement] = {}
-        self.own_pu: dict[str, CpuSet] = {}
 
     # -- what is taken
 
@@ -190,21 +194,21 @@ class _Search:
         found = self._within_one(demand) or self._spilled(demand)
         if found is None:
             raise _Refusal(*self._reasons(demand))
-        spec, name = demand.spec, demand.spec.name
-        owned = self._owned(demand, found)
-        if spec.emulator_policy is EmulatorPolicy.ISOLATE:
-            self.own_pu[name] = self._own_pu(demand, found, owned)
-            owned |= self.own_pu[name]
-        self._keep_house(demand, owned)
-        if spec.vcpu_policy is VcpuPolicy.DEDICATED:
-            self.held.append(Held(name=name, cpus=owned, dedicated=True))
-        else:
-            self.held.append(Held(name=name, cpus=found.vcpu_cpus, dedicated=False, vcpus=spec.max_vcpus))
+        spec = demand.spec
+        self._keep_house(demand, found)
+        self._hold(spec, found.owned, dedicated=True)
+        self._hold(spec, found.vcpu_cpus - found.owned, dedicated=False)
         if demand.pid is None:
-            for node, size in self._memory_of(found).items():
-                if node in self.memory:
-                    self.memory[node] -= size
-        self.placed[name] = found
+            self._spend(found)
+        self.placed[spec.name] = found
+
+    def _hold(self, spec: GuestSpec, cpus: CpuSet, *, dedicated: bool) -> None:
+        if cpus:
+            vcpus = 0 if dedicated else len(spec.floating)
+            held = Held(
+                name=spec.name, cpus=cpus, dedicated=dedicated, vcpus=vcpus, trust_domain=spec.trust_domain
+            )
+            self.held.append(held)
 
     def _within_one(self, demand: Demand) -> GuestPlacement | None:
         pool, vcpus = self.pool(demand), demand.spec.max_vcpus
@@ -214,12 +218,9 @@ class _Search:
         alone = shared and len(open_groups) == 1
         able = [group for group in open_groups if alone or len(group.cpus & pool) >= vcpus]
 
-        def rank(group: _Group) -> tuple[bool, bool, Fraction, int, int]:
-            cramped = (
-                demand.spec.emulator_policy is EmulatorPolicy.ISOLATE and len(group.cpus & pool) == vcpus
-            )
+        def rank(group: _Group) -> tuple[bool, Fraction, int, int]:
             load = self.load(group.cpus, vcpus)
-            return not group.told, cramped, load, self._away(demand, group), group.cpus.first
+            return not group.told, load, self._away(demand, group), group.cpus.first
 
         for group in sorted(able, key=rank):
             found = self._solve(demand, group.cpus)
@@ -239,17 +240,33 @@ class _Search:
         nodes = [node.number for node in self.request.host.topology.nodes if node.cpus & found.vcpu_cpus]
         found = attrs.evolve(found, nodes=tuple(sorted(nodes)))
         # one guest with a place that breaks a rule would cost all the others theirs
-        return None if verify(part, Placement(strategy=_NAME, guests=(found,))) else found
+        wrong = verify(part, Placement(strategy=_NAME, guests=(found,))) or self._between(demand, found)
+        return None if wrong else found
+
+    def _between(self, demand: Demand, found: GuestPlacement) -> bool:
+        """Whether a place breaks a rule between the guest and one that has its place."""
+        demands = [one for one in self.request.demands if one.spec.name in self.placed]
+        guests = [self.placed[one.spec.name] for one in demands]
+        so_far = attrs.evolve(self.request, demands=(*demands, demand))
+        wrong = verify(so_far, Placement(strategy=_NAME, guests=(*guests, found)))
+        return any(one.rule in _BETWEEN for one in wrong)
 
     def _part(self, demand: Demand, cpus: CpuSet) -> PlacementRequest:
-        """Return the request for one guest on some CPUs; its other threads are with its vCPUs, for the time being."""
-        spec = demand.spec.with_changes(emulator_policy=EmulatorPolicy.SHARE)
+        """Return the request for one guest on some CPUs; threads that keep house share for the time being."""
+        spec = demand.spec.with_changes(
+            **{
+                field: EmulatorPolicy.SHARE
+                for field in ("emulator_policy", "iothread_policy")
+                if getattr(demand.spec, field) is EmulatorPolicy.HOUSEKEEPING
+            }
+        )
         allowed = self.request.usable(demand) & cpus
         return attrs.evolve(
             self.request,
             demands=(attrs.evolve(demand, spec=spec, allowed=allowed),),
             held=tuple(self.held),
             memory=tuple(self.memory.items()),
+            pages=tuple((node, size, free) for (node, size), free in self.pages.items()),
             options=None,
         )
 
@@ -259,57 +276,39 @@ class _Search:
         far = [node.distance_to(device) or 0 for node in nodes for device in demand.spec.device_nodes]
         return max(far, default=0)
 
-    def _owned(self, demand: Demand, found: GuestPlacement) -> CpuSet:
-        """CPUs that nobody else may use once this guest has its place."""
-        if demand.spec.vcpu_policy is VcpuPolicy.SHARED:
-            return CpuSet()
-        chosen = found.vcpu_cpus
-        if demand.spec.thread_policy is not ThreadPolicy.ISOLATE:
-            return chosen
-        cores = self.request.host.topology.cores
-        return chosen | CpuSet.union_of(core for core in cores if core & chosen)
-
     # -- other threads
 
-    def _own_pu(self, demand: Demand, found: GuestPlacement, owned: CpuSet) -> CpuSet:
-        """One more PU of its own: in its L3 group, else on its nodes, else anywhere."""
-        topology = self.request.host.topology
-        free = self.pool(demand) - owned
-        near = CpuSet.union_of(group.cpus for group in self.groups if group.cpus & found.vcpu_cpus)
-        local = CpuSet.union_of(node.cpus for node in topology.nodes if node.number in found.nodes)
-        for cpus in (free & near, free & local, free):
-            if cpus:
-                return CpuSet([cpus.first])
-        raise _Refusal(
-            "no PU is left for its emulator threads alone (emulator policy isolate)",
-            "with emulator policy share or housekeeping it needs none",
-        )
-
-    def _keep_house(self, demand: Demand, owned: CpuSet) -> None:
+    def _keep_house(self, demand: Demand, found: GuestPlacement) -> None:
         """Refuse a guest that would leave one that keeps house, itself or another, no CPU to do it on."""
         others = [one for one in self.request.demands if one.spec.name in self.placed]
+        guests = [*self.placed.values(), found]
         for one in (*others, demand):
-            if (
-                one.spec.emulator_policy is EmulatorPolicy.HOUSEKEEPING
-                and not self._housekeeping(one) - owned
-            ):
+            if _keeps_house(one.spec) and not self._housekeeping(one, guests):
                 whose = "its" if one is demand else f"guest {one.spec.name}'s"
-                raise _Refusal(f"no housekeeping CPU would be left for {whose} emulator threads")
+                raise _Refusal(
+                    f"no housekeeping CPU would be left for {whose} emulator threads and IOThreads"
+                )
 
-    def _housekeeping(self, demand: Demand) -> CpuSet:
-        return self.request.usable(demand) - self.request.host.isolation.unbalanced - self.owned
+    def _housekeeping(self, demand: Demand, guests: Iterable[GuestPlacement]) -> CpuSet:
+        """CPUs that belong to nobody alone, off the cores of vCPUs of other trust domains."""
+        domain = demand.spec.trust_domain
+        taken = [held.cpus for held in self.request.held if held.dedicated]
+        theirs = [held.cpus for held in self.request.held if held.trust_domain != domain]
+        for guest in guests:
+            taken.append(guest.owned)
+            if guest.spec.trust_domain != domain:
+                theirs.append(guest.vcpu_cpus)
+        strangers = CpuSet.union_of(theirs)
+        cores = (core for core in self.request.host.topology.cores if core & strangers)
+        rest = self.request.usable(demand) - self.request.host.isolation.unbalanced
+        return rest - CpuSet.union_of(taken) - strangers - CpuSet.union_of(cores)
 
     def finished(self, demand: Demand) -> GuestPlacement:
-        """Return the place of a guest that was taken, all threads where its emulator policy has them."""
-        found, policy = self.placed[demand.spec.name], demand.spec.emulator_policy
-        others = None
-        if policy is EmulatorPolicy.ISOLATE:
-            others = self.own_pu[demand.spec.name]
-        elif policy is EmulatorPolicy.HOUSEKEEPING:
-            others = self._housekeeping(demand)
+        """Return the place of a guest that was taken, threads that keep house where nobody else's vCPUs are alone."""
+        found, keeps = self.placed[demand.spec.name], _keeps_house(demand.spec)
+        house = self._housekeeping(demand, self.placed.values())
         threads = tuple(
-            thread if others is None or thread.role is Role.VCPU else attrs.evolve(thread, cpus=others)
-            for thread in found.threads
+            attrs.evolve(thread, cpus=house) if thread.role in keeps else thread for thread in found.threads
         )
         return attrs.evolve(found, spec=demand.spec, threads=threads, why=(*found.why, self._why(found)))
 
@@ -322,19 +321,29 @@ class _Search:
 
     # -- accounts
 
+    def _spend(self, found: GuestPlacement) -> None:
+        """Take a guest's memory from what is free: ordinary memory, or huge pages of the size that it wants."""
+        page = found.spec.page_bytes
+        for node, size in self._memory_of(found).items():
+            if page and (node, page) in self.pages:
+                self.pages[node, page] -= size // page
+            elif not page and node in self.memory:
+                self.memory[node] -= size
+
     def _memory_of(self, found: GuestPlacement) -> dict[int, int]:
-        """Bytes on each node: a cell's memory where its vCPUs are, other memory spread as the vCPUs' CPUs are."""
-        spec = found.spec
+        """Bytes on each node: a cell's memory where its vCPUs are, else spread as its dedicated vCPUs' CPUs are."""
+        spec, page = found.spec, found.spec.page_bytes or 1
         parts = [(cell.memory_bytes, _cpus_of(found, cell.vcpus)) for cell in spec.cells]
         if not any(size for size, _ in parts):
-            parts = [(spec.memory_bytes, found.vcpu_cpus)]
+            own = _cpus_of(found, spec.pinned or spec.floating)
+            parts = [(spec.memory_bytes, own)]
         needed: dict[int, int] = {}
         for size, cpus in parts:
             inside = {node.number: len(node.cpus & cpus) for node in self.request.host.topology.nodes}
             total = sum(inside.values())
             for node, count in inside.items():
                 if count:
-                    needed[node] = needed.get(node, 0) - (-size * count // total)
+                    needed[node] = needed.get(node, 0) + -(-size * count // (total * page)) * page
         return needed
 
     def _reasons(self, demand: Demand) -> tuple[str, ...]:
@@ -352,6 +361,16 @@ class _Search:
         except PlacementImpossible as error:
             return first, *(reason for one in error.unplaced for reason in one.reasons)
         return (first,)
+
+
+def _keeps_house(spec: GuestSpec) -> frozenset[Role]:
+    """The roles of a guest's threads that run on housekeeping CPUs."""
+    house, roles = EmulatorPolicy.HOUSEKEEPING, set()
+    if spec.emulator_policy is house:
+        roles |= {Role.EMULATOR, Role.VHOST}
+    if spec.iothreads and (spec.iothread_policy or spec.emulator_policy) is house:
+        roles.add(Role.IOTHREAD)
+    return frozenset(roles)
 
 
 def _cpus_of(found: GuestPlacement, vcpus: Iterable[int]) -> CpuSet:
