@@ -10,8 +10,9 @@ Everything is made from seeds, so that two runs ask the same questions; all figu
 * ``single_engine_us`` and ``single_api_us``: microseconds for a guest of eight dedicated vCPUs on a host of 256 CPUs
   in 8 nodes, and of 1,024 in 16, 70 % full; medians over ``--rounds`` hosts and guests. Each is asked about once. The
   hosts differ: in who is where, but also in their own values (CPU numbers, L3 groups, distances, memory), and each is
-  made anew, so that nothing can be remembered from call to call, neither by identity nor by value. The guests differ
-  in thread policy, threads, cells, memory and devices. Making host and request is reading, and not timed.
+  made anew, so that nothing can be remembered from call to call, neither by identity nor by value; fifty are made, then
+  each is asked about. The guests differ in thread policy, threads, cells, memory and devices. Making host and request
+  is reading, and not timed.
   ``single_engine_us`` is the compiled search, integers in and integers out: whatever the module ``fit`` calls of it
   is timed where it is called, in a pass of its own; all calls until the place is found count (a guest that prefers
   siblings may ask twice). ``single_api_us`` is ``PluginManager.decide(request, "numa")``, which verifies; loading the
@@ -67,6 +68,8 @@ FITS = 200
 """Hosts and guests for each ratio to Nova; where it refuses, it takes more than a second each."""
 REFUSALS = 9
 ODD = 20
+AT_ONCE = 50
+"""So many hosts are made before the first is timed: making one empties the processor's caches."""
 TURN = 20
 """So many by Nova, then the same by us: a process that is woken for each finds cold caches."""
 WARM_UP = 10
@@ -184,17 +187,19 @@ def measure_single(manager: PluginManager, cpus: int, nodes: int, rounds: int) -
         Microseconds by what was timed, lists; and ``refused``, how many guests had no place.
     """
     engine, api, refused = [], [], 0
-    for seed in range(rounds):
-        request = single(Random(seed), cpus, nodes)
-        start = time.perf_counter_ns()
-        placement = decided(manager, request)
-        api.append((time.perf_counter_ns() - start) / 1e3)
-        refused += placement is None
-        request = single(Random(rounds + seed), cpus, nodes)
+    for first in range(0, rounds, AT_ONCE):
+        seeds = range(first, min(first + AT_ONCE, rounds))
+        for request in [single(Random(seed), cpus, nodes) for seed in seeds]:
+            start = time.perf_counter_ns()
+            placement = decided(manager, request)
+            api.append((time.perf_counter_ns() - start) / 1e3)
+            refused += placement is None
+        requests = [single(Random(rounds + seed), cpus, nodes) for seed in seeds]
         with EngineClock() as clock:
-            took, fits = clock.decide(manager, request)
-        if fits:
-            engine.append(took / 1e3)
+            for request in requests:
+                took, fits = clock.decide(manager, request)
+                if fits:
+                    engine.append(took / 1e3)
     return {"engine": engine, "api": api, "refused": refused}
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from kvmaff.errors import CpuTextError
@@ -83,9 +83,7 @@ class CpuSet:
         """
         if bits < 0 or bits >> MAX_CPUS:
             raise ValueError(f"CPU bits are a number from 0 below 2**{MAX_CPUS}")
-        self = cls.__new__(cls)
-        object.__setattr__(self, "bits", bits)
-        return self
+        return _made(bits)
 
     @classmethod
     def union_of(cls, sets: Iterable[CpuSet]) -> CpuSet:
@@ -101,7 +99,7 @@ class CpuSet:
         bits = 0
         for cpus in sets:
             bits |= cpus.bits
-        return cls.from_bits(bits)
+        return _made(bits)
 
     @classmethod
     def from_words(cls, words: bytes) -> CpuSet:
@@ -290,22 +288,22 @@ class CpuSet:
     def __and__(self, other: CpuSet) -> CpuSet:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return CpuSet.from_bits(self.bits & other.bits)
+        return _made(self.bits & other.bits)
 
     def __or__(self, other: CpuSet) -> CpuSet:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return CpuSet.from_bits(self.bits | other.bits)
+        return _made(self.bits | other.bits)
 
     def __xor__(self, other: CpuSet) -> CpuSet:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return CpuSet.from_bits(self.bits ^ other.bits)
+        return _made(self.bits ^ other.bits)
 
     def __sub__(self, other: CpuSet) -> CpuSet:
         if not isinstance(other, CpuSet):
             return NotImplemented
-        return CpuSet.from_bits(self.bits & ~other.bits)
+        return _made(self.bits & ~other.bits)
 
     def __le__(self, other: CpuSet) -> bool:
         if not isinstance(other, CpuSet):
@@ -424,3 +422,14 @@ def _text_error(kind: str, text: str, at: int, why: str) -> CpuTextError:
     start = 0 if len(text) <= 80 else max(min(at - 40, len(text) - 80), 0)
     shown = f"{'…' if start else ''}{text[start : start + 80]}{'…' if start + 80 < len(text) else ''}"
     return CpuTextError(f"{shown!r} is no {kind}: at character {at + 1}, {why}", text=text, position=at)
+
+
+_new = object.__new__
+_set_bits: Callable[[CpuSet, int], None] = CpuSet.__dict__["bits"].__set__
+
+
+def _made(bits: int) -> CpuSet:
+    """The set of bits that are known to be in range: what every operation gives, and placing asks for dozens."""
+    made = _new(CpuSet)
+    _set_bits(made, bits)
+    return made

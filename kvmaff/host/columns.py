@@ -7,7 +7,7 @@ Worked out once for a host that was read: hosts have hundreds of cores, and ever
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import attrgetter
 
@@ -25,6 +25,7 @@ _BITS = attrgetter("bits")
 _UNKNOWN_DISTANCE = 20  # what firmware says of another node where it says nothing particular (ACPI SLIT)
 _LOCAL = 10
 _FARTHEST = 1 << 16
+_FEW = 64  # so many CPUs are looked up one by one, more by going through all cores
 
 
 @attrs.frozen(kw_only=True)
@@ -138,12 +139,40 @@ class Columns:
         l3: The L3 groups; the nodes where the host tells of none.
         layout: All cores; None on a host of more than 64 nodes.
         distance: From each node to each as :func:`far_apart` tells it; empty where there is no layout.
+        cores: The bits of each core that the host tells.
+        core_at: The same by CPU.
     """
 
     nodes: tuple[NumaNode, ...]
     l3: tuple[CpuSet, ...]
     layout: Layout | None
     distance: bytes
+    cores: tuple[int, ...] = attrs.field(repr=False)
+    core_at: Mapping[int, int] = attrs.field(repr=False)
+
+    def cores_of(self, bits: int) -> int:
+        """
+        All PUs of the cores that have any of some PUs.
+
+        Args:
+            bits: The PUs.
+
+        Returns:
+            The PUs of their cores; one of which the host tells no core is one of its own.
+        """
+        whole = bits
+        if bits.bit_count() > _FEW:
+            for core in self.cores:
+                if core & bits:
+                    whole |= core
+            return whole
+        rest, core_at = bits, self.core_at
+        while rest:
+            last = rest.bit_length() - 1
+            core = core_at.get(last, 0) | 1 << last
+            whole |= core
+            rest &= ~core
+        return whole
 
 
 def columns_of(topology: Topology) -> Columns:
@@ -161,13 +190,17 @@ def columns_of(topology: Topology) -> Columns:
     """
     nodes = nodes_with_cpus(topology)
     l3 = topology.l3 or tuple(node.cpus for node in nodes)
+    cores = tuple(map(_BITS, topology.cores))
+    core_at = {cpu: core.bits for core in topology.cores for cpu in core}
     if len(nodes) > MOST_NODES:
-        return Columns(nodes=nodes, l3=l3, layout=None, distance=b"")
+        return Columns(nodes=nodes, l3=l3, layout=None, distance=b"", cores=cores, core_at=core_at)
     return Columns(
         nodes=nodes,
         l3=l3,
         layout=Layout.of(topology.cores, l3, [node.cpus for node in nodes]),
         distance=far_apart([node.number for node in nodes], [node.distances for node in nodes]),
+        cores=cores,
+        core_at=core_at,
     )
 
 

@@ -38,6 +38,9 @@ Complaint = tuple[str | None, str]
 """The guest concerned, or None; and what is wrong."""
 
 _SCORE = tuple(field.name for field in attrs.fields(Score) if field.name != "levels")
+_LEVELS = frozenset(_SCORE)
+_ALWAYS = frozenset(_SCORE[:5])
+_MOST = 1 << 62
 _WORD = {Role.VCPU: "vCPU", Role.IOTHREAD: "IOThread", Role.OTHER: "other thread"}
 _NAMED = 4  # so many guests are named in a message, the others counted
 
@@ -60,10 +63,12 @@ class Entry:
     start: object
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(eq=False, kw_only=True)
 class Place:
     """
     The place of a guest of the request: the first that the placement gives it, as far as it is legible.
+
+    Not frozen, for what that costs.
 
     Attributes:
         demand: The guest, as it was asked for.
@@ -78,6 +83,7 @@ class Place:
         vcpu_bits: The CPUs of all its vCPUs.
         pinned_bits: Those of the dedicated ones.
         other_bits: The CPUs of all its other threads.
+        cells: The vCPUs of each of its cells; of a guest without, all as one.
     """
 
     demand: Demand
@@ -92,6 +98,7 @@ class Place:
     vcpu_bits: int
     pinned_bits: int
     other_bits: int
+    cells: Sequence[Sequence[Thread]]
 
     @property
     def name(self) -> str:
@@ -138,20 +145,16 @@ class Case:
         self.entries: list[Entry] = []
         self.places: list[Place] = []
         topology = request.host.topology
+        self._columns = request.host.columns
         self.online = topology.online.bits
         self.isolated = request.host.isolation.unbalanced.bits
-        self.held_alone = self.held_too = 0
-        for held in request.held:
-            if held.dedicated:
-                self.held_alone |= held.cpus.bits
-            else:
-                self.held_too |= held.cpus.bits
-        self._cores: dict[int, int] | None = None
+        self.held_alone, self.held_too = request.taken
         self.nodes: list[tuple[int, int]] = []
         seen = 0
         for node in topology.nodes:
-            self.nodes.append((node.number, node.cpus.bits & ~seen))
-            seen |= node.cpus.bits
+            bits = node.cpus.bits
+            self.nodes.append((node.number, bits & ~seen))
+            seen |= bits
         self.readable = self._read(placement)
         self._once = self._twice = 0  # CPUs that some place has, and those that two have
         for place in self.places:
@@ -162,19 +165,11 @@ class Case:
 
     def core_of(self, bit: int) -> int:
         """Return the PUs of a PU's core; a PU of which the host does not say is a core of its own."""
-        if self._cores is None:  # not every request asks, and few cores are anybody's
-            used = self._once
-            cores = [core for core in self.request.host.topology.cores if core.bits & used]
-            self._cores = {cpu: core.bits for core in cores for cpu in core}
-        return self._cores.get(bit.bit_length() - 1, bit)
+        return self._columns.core_at.get(bit.bit_length() - 1, bit)
 
     def cores_of(self, bits: int) -> int:
         """Return all PUs of the cores that have any of some PUs."""
-        cores = bits
-        for core in self.request.host.topology.cores:
-            if core.bits & bits:
-                cores |= core.bits
-        return cores
+        return self._columns.cores_of(bits)
 
     def used_by_others(self, place: Place, bits: int) -> int:
         """Return those of some CPUs that a thread of another guest of the placement may use."""
@@ -190,8 +185,7 @@ class Case:
 
     def nodes_of(self, bits: int) -> list[tuple[int, int]]:
         """Return (node, how many of some CPUs it has) for the nodes that have any, ascending."""
-        found = [(number, (cpus & bits).bit_count()) for number, cpus in self.nodes]
-        return sorted((number, count) for number, count in found if count)
+        return sorted((number, count) for number, cpus in self.nodes if (count := (cpus & bits).bit_count()))
 
     # -- reading
 
@@ -243,24 +237,34 @@ class Case:
         why = _field(guest, "why")
         if type(why) is not tuple or any(type(sentence) is not str for sentence in why):
             self._wrong(name, "why", why, "a tuple of str")
-        vcpus = tuple(thread for thread in threads if thread.role is Role.VCPU)
         spec = demand.spec if differences(demand.spec, promised) else promised
         own = frozenset(spec.pinned)
-        pinned = tuple(thread for thread in vcpus if thread.index in own)
-        others = tuple(thread for thread in threads if thread.role is not Role.VCPU)
+        vcpus: list[Thread] = []
+        others: list[Thread] = []
+        vcpu_bits = other_bits = 0
+        for thread in threads:
+            if thread.role is Role.VCPU:
+                vcpus.append(thread)
+                vcpu_bits |= thread.bits
+            else:
+                others.append(thread)
+                other_bits |= thread.bits
+        pinned = [thread for thread in vcpus if thread.index in own]
+        rest = len(pinned) < len(vcpus)
         return Place(
             demand=demand,
             spec=spec,
             threads=tuple(threads),
             nodes=nodes,
             whole=whole,
-            vcpus=vcpus,
-            pinned=pinned,
-            floating=tuple(thread for thread in vcpus if thread.index not in own),
-            others=others,
-            vcpu_bits=union(vcpus),
-            pinned_bits=union(pinned),
-            other_bits=union(others),
+            vcpus=tuple(vcpus),
+            pinned=tuple(pinned),
+            floating=tuple(thread for thread in vcpus if thread.index not in own) if rest else (),
+            others=tuple(others),
+            vcpu_bits=vcpu_bits,
+            pinned_bits=union(pinned) if rest else vcpu_bits,
+            other_bits=other_bits,
+            cells=_in_cells(spec, vcpus) if spec.cells else (vcpus,),
         )
 
     def _thread(self, guest: str, at: int, said: object) -> Thread | None:
@@ -269,17 +273,26 @@ class Case:
             return None
         role, index, cpus = _field(said, "role"), _field(said, "index"), _field(said, "cpus")
         bits = _field(cpus, "bits") if type(cpus) is CpuSet else None
-        right = True
+        if (
+            type(role) is Role
+            and (index is None or (type(index) is int and 0 <= index < MAX_VCPUS))
+            and type(bits) is int
+            and bits >= 0
+            and not bits >> MAX_CPUS
+        ):
+            return Thread(role, index, bits)
+        self._wrong_thread(guest, at, role, index, cpus, bits)
+        return None
+
+    def _wrong_thread(
+        self, guest: str, at: int, role: object, index: object, cpus: object, bits: object
+    ) -> None:
         if type(role) is not Role:
             self._wrong(guest, f"threads[{at}].role", role, "a Role")
-            right = False
         if index is not None and not _is_number(index, MAX_VCPUS):
             self._wrong(guest, f"threads[{at}].index", index, f"None or a number below {MAX_VCPUS}")
-            right = False
         if type(bits) is not int or bits < 0 or bits >> MAX_CPUS:
             self._wrong(guest, f"threads[{at}].cpus", cpus, "a CpuSet")
-            right = False
-        return Thread(role, index, bits) if right else None  # type: ignore[arg-type]  # seen above
 
     def _wrong(self, guest: str | None, where: str, what: object, wanted: str) -> None:
         whose = "" if guest is None else f"guest {guest!r}: "
@@ -293,6 +306,17 @@ def _field(value: object, name: str) -> object:
     return getattr(value, name, None)
 
 
+def _in_cells(spec: GuestSpec, vcpus: Sequence[Thread]) -> list[list[Thread]]:
+    """Return the vCPUs of each cell."""
+    cell_of = {vcpu: number for number, cell in enumerate(spec.cells) for vcpu in cell.vcpus}
+    found: list[list[Thread]] = [[] for _ in spec.cells]
+    for thread in vcpus:
+        number = cell_of.get(-1 if thread.index is None else thread.index)
+        if number is not None:  # else it is no vCPU of this guest, which is the rule threads' business
+            found[number].append(thread)
+    return found
+
+
 def union(threads: Iterable[Thread]) -> int:
     """Return the CPUs of some threads."""
     bits = 0
@@ -304,11 +328,19 @@ def union(threads: Iterable[Thread]) -> int:
 def _is_score(score: object) -> bool:
     """Whether a score's levels are numbers, or None where they need none, and what counts of them is there."""
     levels = _field(score, "levels")
-    if type(levels) is not tuple or any(type(level) is not str or level not in _SCORE for level in levels):
+    if type(levels) is not tuple:
         return False
-    values = {level: _field(score, level) for level in _SCORE}
-    wrong = [level for level, value in values.items() if value is not None and not _is_number(value, 1 << 62)]
-    return not wrong and all(values[level] is not None for level in (*_SCORE[:5], *levels))
+    for level in levels:
+        if type(level) is not str or level not in _LEVELS or _field(score, level) is None:
+            return False
+    for level in _SCORE:
+        value = _field(score, level)
+        if value is None:
+            if level in _ALWAYS:
+                return False
+        elif type(value) is not int or not 0 <= value < _MOST:
+            return False
+    return True
 
 
 def _is_number(value: object, end: int) -> bool:

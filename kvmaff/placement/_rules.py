@@ -14,7 +14,6 @@ from kvmaff.placement._legible import (
     Case,
     Complaint,
     Place,
-    Thread,
     cpus_text,
     nodes_text,
     union,
@@ -69,6 +68,8 @@ def threads(case: Case) -> Iterator[Complaint]:
     for place in case.places:
         if not place.whole:
             continue
+        if _as_usual(place):
+            continue
         wanted: set[tuple[Role, int | None]] = {(Role.VCPU, vcpu) for vcpu in range(place.spec.max_vcpus)}
         wanted |= {(Role.IOTHREAD, at) for at in range(len(place.spec.iothreads))}
         wanted.add((Role.EMULATOR, None))
@@ -86,6 +87,23 @@ def threads(case: Case) -> Iterator[Complaint]:
                 place.name,
                 f"{start} {who(more)} on {_where(place, more)}, a thread that is not to be placed",
             )
+
+
+def _as_usual(place: Place) -> bool:
+    """Whether its threads are those of the spec, in the order in which we give them; most placements are ours."""
+    spec = place.spec
+    count = len(spec.iothreads)
+    if len(place.vcpus) != spec.max_vcpus or len(place.others) != count + 2:
+        return False
+    emulator, *ios, vhost = place.others
+    return (
+        emulator.role is Role.EMULATOR
+        and emulator.index is None
+        and vhost.role is Role.VHOST
+        and vhost.index is None
+        and all(thread.role is Role.IOTHREAD and thread.index == at for at, thread in enumerate(ios))
+        and [thread.index for thread in place.vcpus] == list(range(spec.max_vcpus))
+    )
 
 
 def _where(place: Place, keys: Collection[tuple[Role, int | None]]) -> str:
@@ -137,7 +155,7 @@ def shared(case: Case) -> Iterator[Complaint]:
     """All vCPUs of a guest that float have one and the same set; where it has NUMA cells, all of a cell."""
     for place in case.places:
         floating = frozenset(place.floating)
-        for cell in _cells(place) if floating else ():
+        for cell in place.cells if floating else ():
             vcpus = [thread for thread in cell if thread in floating]
             sets = Counter(thread.bits for thread in vcpus if thread.bits)
             if len(sets) > 1:
@@ -155,7 +173,7 @@ def cells(case: Case) -> Iterator[Complaint]:
     for place in case.places:
         if not place.spec.cells:
             continue
-        for number, vcpus in enumerate(_cells(place)):
+        for number, vcpus in enumerate(place.cells):
             bits = union(vcpus) & case.online  # an offline CPU is in no node, and has its own rule
             used = case.nodes_of(bits)
             # CPUs of which the host tells no node count as one more
@@ -169,7 +187,7 @@ def memory(case: Case) -> Iterator[Complaint]:
     need: Counter[tuple[int, int]] = Counter()
     names: dict[tuple[int, int], list[str]] = {}
     for place in case.places:
-        used = tuple(node for node, _ in case.nodes_of(place.vcpu_bits))
+        used = tuple([node for node, _ in case.nodes_of(place.vcpu_bits)])
         if place.whole and place.nodes is not None and place.nodes != used:
             where = f"its vCPUs, on {cpus_text(place.vcpu_bits)}, use {nodes_text(used)}"
             yield place.name, f"guest {place.name!r}: {where}; it says {nodes_text(place.nodes)}"
@@ -200,7 +218,7 @@ def _memory_of(case: Case, place: Place) -> Counter[int]:
     if not place.spec.memory_bytes and not any(cell.memory_bytes for cell in place.spec.cells):
         return Counter()
     sizes = [cell.memory_bytes for cell in place.spec.cells]
-    parts = [union(vcpus) for vcpus in _cells(place)]
+    parts = [union(vcpus) for vcpus in place.cells]
     if not any(sizes):
         sizes, parts = [place.spec.memory_bytes], [place.pinned_bits or place.vcpu_bits]
     page = place.spec.page_bytes or 1
@@ -211,16 +229,3 @@ def _memory_of(case: Case, place: Place) -> Counter[int]:
         for node, count in used:
             need[node] += -(-size * count // (total * page)) * page
     return need
-
-
-def _cells(place: Place) -> list[list[Thread]]:
-    """Return the vCPUs of each of a guest's cells; a guest without has one."""
-    if not place.spec.cells:
-        return [list(place.vcpus)]
-    cell_of = {vcpu: number for number, cell in enumerate(place.spec.cells) for vcpu in cell.vcpus}
-    found: list[list[Thread]] = [[] for _ in place.spec.cells]
-    for thread in place.vcpus:
-        number = cell_of.get(-1 if thread.index is None else thread.index)
-        if number is not None:  # else it is no vCPU of this guest, which is the rule threads' business
-            found[number].append(thread)
-    return found

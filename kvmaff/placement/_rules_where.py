@@ -95,7 +95,7 @@ def core_kind(case: Case) -> Iterator[Complaint]:
 def trust_domain(case: Case) -> Iterator[Complaint]:
     """On a core on which a guest of one trust domain has a vCPU, no guest of another has any thread."""
     held = case.request.held
-    domains = {place.spec.trust_domain for place in case.places} | {one.trust_domain for one in held}
+    domains = case.request.domains.union([place.spec.trust_domain for place in case.places])
     for place in case.places if len(domains) > 1 else ():
         mine = place.spec.trust_domain
         cores = case.cores_of(place.vcpu_bits)

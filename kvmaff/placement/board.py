@@ -72,18 +72,12 @@ class Board:
         self.memory: dict[int, dict[int, int]] = {0: dict(request.memory)}
         for node, size, free in request.pages:
             self.memory.setdefault(size, {})[node] = size * free
-        owned = used = 0
-        for held in request.held:
-            used |= held.cpus.bits
-            if held.dedicated:
-                owned |= held.cpus.bits
-        self.owned = CpuSet.from_bits(owned) & self.online  # what belongs to one guest alone
-        self.used = CpuSet.from_bits(used) & self.online  # by anybody, dedicated or not
-        self.strange = any(held.trust_domain is not None for held in request.held) or any(
-            demand.spec.trust_domain is not None for demand in request.demands
-        )
+        owned, shared = request.taken
+        self.owned = CpuSet.from_bits(owned & self.online.bits)  # what belongs to one guest alone
+        self.used = CpuSet.from_bits((owned | shared) & self.online.bits)  # by anybody, dedicated or not
+        domains = {*request.domains, *(demand.spec.trust_domain for demand in request.demands)}
+        self.strange = domains != {None}  # whether trust domains matter at all
         self._given: list[User] = []
-        self._cores_of: dict[int, CpuSet] = {}
         self.loads: dict[int, int] | None = None  # see load
         self.spent: dict[str, tuple[int, Mapping[int, int]]] = {}  # by guest: page size, bytes by node
 
@@ -191,15 +185,7 @@ class Board:
         Returns:
             The PUs.
         """
-        bits = cpus.bits
-        found = self._cores_of.get(bits)
-        if found is None:
-            whole = bits  # a CPU of which the host tells no core is one of its own
-            for core in self.request.host.topology.cores:
-                if core.bits & bits:
-                    whole |= core.bits
-            found = self._cores_of[bits] = CpuSet.from_bits(whole)
-        return found
+        return CpuSet.from_bits(self.columns.cores_of(cpus.bits))
 
     # -- what is taken
 

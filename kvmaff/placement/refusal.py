@@ -241,7 +241,9 @@ def _remedies(search: Search, demand: Demand) -> Iterator[Remedy]:
     count = _fewer(search, demand)
     if count:
         cells = " without its cells" if spec.cells else ""
-        yield Remedy(what="vcpus", to=str(count), text=f"{count} vCPU{'' if count == 1 else 's'} would fit{cells}")
+        yield Remedy(
+            what="vcpus", to=str(count), text=f"{count} vCPU{'' if count == 1 else 's'} would fit{cells}"
+        )
     if spec.pinned:
         shared = _changed(
             demand,
@@ -298,7 +300,9 @@ def _other_threads(search: Search, demand: Demand) -> Iterator[Remedy]:
 
 
 def _milder(search: Search, demand: Demand, fields: tuple[str, ...]) -> Iterator[Remedy]:
-    words = " and ".join({"emulator_policy": "emulator", "iothread_policy": "IOThread"}[one] for one in fields)
+    words = " and ".join(
+        {"emulator_policy": "emulator", "iothread_policy": "IOThread"}[one] for one in fields
+    )
     kind = "policies" if len(fields) > 1 else "policy"
     for policy in (EmulatorPolicy.HOUSEKEEPING, EmulatorPolicy.SHARE):
         if policy is EmulatorPolicy.SHARE and search.objective.keeps_house:

@@ -121,6 +121,30 @@ class PlacementRequest:
     pools: tuple[Pool, ...] = ()
     overcommit: int | None = None
     options: Any = None
+    _taken: tuple[int, int] | None = attrs.field(default=None, init=False, eq=False, repr=False)
+    _domains: frozenset[str | None] | None = attrs.field(default=None, init=False, eq=False, repr=False)
+
+    @property
+    def taken(self) -> tuple[int, int]:
+        """The bits of the CPUs that guests outside have alone, and of those that they share."""
+        if self._taken is None:
+            alone = shared = 0
+            for held in self.held:
+                if held.dedicated:
+                    alone |= held.cpus.bits
+                else:
+                    shared |= held.cpus.bits
+            object.__setattr__(self, "_taken", (alone, shared))
+        assert self._taken is not None
+        return self._taken
+
+    @property
+    def domains(self) -> frozenset[str | None]:
+        """The trust domains of guests outside."""
+        if self._domains is None:
+            object.__setattr__(self, "_domains", frozenset([held.trust_domain for held in self.held]))
+        assert self._domains is not None
+        return self._domains
 
     def usable(self, demand: Demand) -> CpuSet:
         """

@@ -147,3 +147,16 @@ def test_a_host_keeps_its_columns() -> None:
     other = attrs.evolve(host, topology=attrs.evolve(host.topology, l3=()))
     assert host.columns.l3 != other.columns.l3
     assert host == attrs.evolve(host)
+
+
+LARGE = grid(packages=2, nodes=2, cores=64, threads=4, adjacent=False)
+
+
+@given(st.hosts() | hs.just(LARGE), hs.data())
+def test_cores_of(host: Host, data: hs.DataObject) -> None:
+    """All PUs of the cores of some PUs, few or many; a PU of which no core is told is one of its own."""
+    online = sorted(host.topology.online)
+    some = CpuSet(data.draw(hs.lists(hs.sampled_from(online), max_size=12)))
+    for cpus in (some, host.topology.online - some):
+        cores = [core for core in host.topology.cores if core & cpus]
+        assert (cpus | CpuSet.union_of(cores)).bits == host.columns.cores_of(cpus.bits)
