@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,9 @@ hypothesis.settings.register_profile(
     "quick", deadline=None, max_examples=20, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# shells start what runs in the background with SIGINT ignored, and programs that tests start would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 QEMU = "qemu-system-x86_64"
 HOSTS = Path(__file__).resolve().parents[2] / "shared" / "hosts"

@@ -183,7 +183,10 @@ def test_the_owner_ends(
         folder = owner.stdout.readline().decode().strip()
         assert 2 == len(_of_qemu(folder)), "QEMU and its keeper"
         owner.send_signal(how)
-        owner.wait(30)
+        try:
+            owner.wait(30)
+        finally:
+            owner.kill()
     deadline = time.monotonic() + 10
     while _of_qemu(folder):
         assert time.monotonic() < deadline
