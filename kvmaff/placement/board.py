@@ -237,6 +237,19 @@ class Board:
                 other.memory[size][node] += amount
         return other
 
+    def emptied(self) -> Board:
+        """
+        The same host as if none of the guests that were given a place were there.
+
+        Returns:
+            A board of its own; this one is not changed.
+        """
+        other = copy.copy(self)
+        other.__dict__.update(_given=[], loads=None)
+        other.owned = CpuSet.union_of(user.alone for user in self._others)
+        other.used = CpuSet.union_of(user.cpus for user in self._others)
+        return other
+
     def take(self, user: User) -> None:
         """
         Note who uses CPUs.
@@ -310,6 +323,19 @@ class Board:
         if spec.page_bytes:
             return self.memory.get(spec.page_bytes, {}).get(node, 0)
         return self.memory[0].get(node, ENDLESS)
+
+    def memory_left(self, spec: GuestSpec, node: int) -> int:
+        """
+        The same, for sums: never more than what no node has.
+
+        Args:
+            spec: What it needs.
+            node: The node's number.
+
+        Returns:
+            Bytes.
+        """
+        return min(self.free_memory(spec, node), ENDLESS)
 
     def spend(self, spec: GuestSpec, needed: Mapping[int, int]) -> None:
         """

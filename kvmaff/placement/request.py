@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import GuestSpec
 from kvmaff.host.reader import Host
+from kvmaff.placement.moves import Goal, Moves
+
+if TYPE_CHECKING:
+    from kvmaff.placement.placement import GuestPlacement
 
 __all__ = ["Demand", "Held", "HostRules", "PlacementRequest", "Pool"]
+
+_NO_MOVES = Moves()
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +32,7 @@ class Demand:
         memory: (node, bytes) where a running guest's memory is already; empty where that is not known.
         devices: NUMA nodes that its devices hang on, as found; beside those that its spec names.
         absent: PCI addresses of devices that its spec names and the host has not.
+        now: The place that it has; it keeps it unless it may be moved and somebody gains. None for one without.
     """
 
     spec: GuestSpec
@@ -35,6 +42,7 @@ class Demand:
     memory: tuple[tuple[int, int], ...] = ()
     devices: tuple[int, ...] = ()
     absent: tuple[str, ...] = ()
+    now: GuestPlacement | None = None
 
     @property
     def device_nodes(self) -> tuple[int, ...]:
@@ -109,6 +117,11 @@ class PlacementRequest:
         pages: (node, bytes a page, free pages) of huge pages for guests to come; what is not named is not there.
         pools: CPU pools. Guests that name none are on the CPUs that are in none.
         overcommit: As a pool's, for the CPUs that are in none.
+        moves: How many of the guests that have a place may get another one.
+        goal: What counts where not all guests have a place.
+        steps: After so many the search for moves ends with the best so far; never a clock, so that the same request has
+            the same answer.
+        seed: Where a search begins that cannot look at everything.
         options: The strategy's options, an attrs value of its own class; None for its defaults.
     """
 
@@ -120,6 +133,10 @@ class PlacementRequest:
     pages: tuple[tuple[int, int, int], ...] = ()
     pools: tuple[Pool, ...] = ()
     overcommit: int | None = None
+    moves: Moves = _NO_MOVES
+    goal: Goal = Goal.VCPUS
+    steps: int = 1 << 16
+    seed: int = 0
     options: Any = None
     _taken: tuple[int, int] | None = attrs.field(default=None, init=False, eq=False, repr=False)
     _domains: frozenset[str | None] | None = attrs.field(default=None, init=False, eq=False, repr=False)

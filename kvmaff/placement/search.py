@@ -5,39 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-import attrs
-
 from kvmaff.cpuset import CpuSet
-from kvmaff.guest.guest import Role
-from kvmaff.guest.spec import ANY_KIND, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.guest.spec import ANY_KIND, GuestSpec, ThreadPolicy
 from kvmaff.placement.board import WHOLE, Board, User
 from kvmaff.placement.candidates import cell_nodes
 from kvmaff.placement.contradictions import contradictions
 from kvmaff.placement.exact import pinned_cells
 from kvmaff.placement.finder import Finder
 from kvmaff.placement.objective import Objective
-from kvmaff.placement.others import needs_housekeeping, other_threads, promised
-from kvmaff.placement.placement import GuestPlacement, ThreadPlacement, Unplaced
+from kvmaff.placement.others import needs_housekeeping, promised
+from kvmaff.placement.placement import GuestPlacement, Unplaced
 from kvmaff.placement.pool import affinities, left, pool_for
 from kvmaff.placement.request import Demand, PlacementRequest
 from kvmaff.placement.scoring import Candidate
 from kvmaff.placement.splits import memory_needed
+from kvmaff.placement.taken import Taken, finish, kept, known_nodes
 
 __all__ = ["Search"]
-
-_NOT_PROVED = "the best that was found; it is not proved that nothing better exists"
-
-
-@attrs.define(kw_only=True)
-class _Taken:
-    """A guest's place before its floating vCPUs and its other threads have one."""
-
-    demand: Demand
-    spec: GuestSpec  # what is promised
-    candidate: Candidate
-    owned: CpuSet
-    cells: list[int]  # the node of each of its cells
-    floats: tuple[CpuSet, ...] = ()  # the set of each vCPU that floats, in order
 
 
 class Search:
@@ -61,8 +45,8 @@ class Search:
         self.board = Board(request)
         self.finder = Finder(self.board, objective)
         self.unplaced: list[Unplaced] = []
-        self.taken: list[_Taken] = []
-        self.to_float: list[_Taken] = []
+        self.taken: list[Taken] = []
+        self.to_float: list[Taken] = []
 
     def ordered(self) -> list[Demand]:
         """
@@ -78,28 +62,42 @@ class Search:
 
         return sorted(self.request.demands, key=rank)
 
-    def take(self, demand: Demand) -> None:
+    def take(self, demand: Demand) -> list[str] | None:
         """
-        Place one guest, or note why it has no place.
+        Place one guest if it has a place.
 
         Args:
             demand: The guest.
+
+        Returns:
+            None where it has one now; else what contradicts itself, or is missing, as far as that is known already.
         """
         if not demand.spec.pinned:
             self._float_all()
         wrong = contradictions(self.request, demand)
         found = "" if wrong else self.fits(demand)
         if isinstance(found, str):
-            self.unplaced.append(self._refusal(demand, wrong or [found] * bool(found)))
-            return
-        self._note(demand, found)
+            return wrong or [found] * bool(found)
+        self.note(demand, found)
+        return None
 
-    def fits(self, demand: Demand) -> Candidate | str:
+    def refuse(self, demand: Demand, missing: list[str]) -> None:
+        """
+        Note why a guest has no place.
+
+        Args:
+            demand: The guest.
+            missing: What :meth:`take` said.
+        """
+        self.unplaced.append(self._refusal(demand, missing))
+
+    def fits(self, demand: Demand, inside: CpuSet | None = None) -> Candidate | str:
         """
         Look for the place of a guest beside those that have one.
 
         Args:
             demand: The guest.
+            inside: CPUs that its vCPUs are to be on; None for any.
 
         Returns:
             The place; or what it would take from others, or nothing where it has no room.
@@ -110,6 +108,8 @@ class Search:
             if crowded:
                 return crowded
         pool = pool_for(self.board, demand, self.objective, floats=not spec.pinned)
+        if inside is not None:
+            pool &= inside
         found = self.finder.in_pool(demand, pool)
         if found is None:
             return ""
@@ -153,11 +153,30 @@ class Search:
 
     # -- taking
 
-    def _note(self, demand: Demand, found: Candidate) -> None:
+    def keep(self, demand: Demand) -> None:
+        """
+        Leave a guest where it is.
+
+        Args:
+            demand: The guest; it has a place that keeps the rules.
+        """
+        self._add(kept(self.board, self.objective, demand))
+
+    def note(self, demand: Demand, found: Candidate) -> None:
+        """
+        Give a guest a place.
+
+        Args:
+            demand: The guest.
+            found: The place, as :meth:`fits` finds it.
+        """
         spec = promised(demand.spec, self.objective)
         owned = self._owned(spec, found)
         cells = self._cells(demand, found)
-        taken = _Taken(demand=demand, spec=spec, candidate=found, owned=owned, cells=cells)
+        self._add(Taken(demand=demand, spec=spec, candidate=found, owned=owned, cells=cells))
+
+    def _add(self, taken: Taken) -> None:
+        demand, spec, found, owned = taken.demand, taken.spec, taken.candidate, taken.owned
         self.taken.append(taken)
         self.board.take(
             User(
@@ -170,7 +189,7 @@ class Search:
             )
         )
         if demand.pid is None:
-            self.board.spend(spec, memory_needed(self.board, spec, found.cpus, cells))
+            self.board.spend(spec, memory_needed(self.board, spec, found.cpus, taken.cells))
         if spec.pinned and spec.floating:
             self.to_float.append(taken)
 
@@ -195,7 +214,7 @@ class Search:
         if found.homes and set(found.homes) <= set(board.nodes_of(pool)):
             return cell_nodes(spec, found.nodes, dict(zip(loose, found.homes, strict=True)))
         left_over = {number: board.free_memory(spec, number) for number in board.numbers}
-        for cell, node in zip(pinned_cells(spec), _known_nodes(spec, found), strict=True):
+        for cell, node in zip(pinned_cells(spec), known_nodes(spec, found), strict=True):
             if node is not None:
                 left_over[node] -= cell.memory_bytes
         chosen: dict[int, int] = {}
@@ -337,61 +356,10 @@ class Search:
                 why = "no housekeeping CPU is left for its emulator threads and IOThreads"
                 self.unplaced.append(Unplaced(name=taken.spec.name, reasons=(why,)))
             else:
-                guests.append(self._finish(taken, house))
+                guests.append(finish(self.board, self.objective, taken, house))
         return tuple(guests)
-
-    def _finish(self, taken: _Taken, house: CpuSet) -> GuestPlacement:
-        demand, candidate, spec = taken.demand, taken.candidate, taken.spec
-        floats = CpuSet.union_of(taken.floats)
-        vcpus = self._vcpus(taken)
-        used = CpuSet.union_of(vcpus)
-        counts = {node: candidate.nodes.count(node) for node in candidate.nodes}
-        others = other_threads(
-            self.board,
-            demand,
-            spec,
-            self.objective,
-            shared=floats or candidate.cpus,
-            own=candidate.extras,
-            counts=counts,
-            house=house,
-        )
-        told = {node.number for node in self.request.host.topology.nodes}
-        return GuestPlacement(
-            # stricter than asked, and said so: its other threads are kept off its vCPUs' CPUs
-            spec=spec,
-            pid=demand.pid,
-            start=demand.start,
-            threads=(
-                *(ThreadPlacement(role=Role.VCPU, index=n, cpus=cpus) for n, cpus in enumerate(vcpus)),
-                *others,
-            ),
-            # the board's: where nodes overlap, each CPU counts in one of them, here as in verify
-            nodes=tuple(sorted(told.intersection(self.board.nodes_of(used)))),
-            score=candidate.score,
-            why=() if candidate.proved else (_NOT_PROVED,),
-            owned=taken.owned,
-        )
-
-    def _vcpus(self, taken: _Taken) -> list[CpuSet]:
-        spec, candidate = taken.spec, taken.candidate
-        if spec.vcpu_policy is VcpuPolicy.SHARED:
-            if not spec.cells:
-                return [candidate.cpus] * spec.max_vcpus
-            inside = {node.number: node.cpus & candidate.cpus for node in self.board.nodes}
-            return [inside[node] for node in candidate.nodes]  # a cell floats over its own node
-        own = [CpuSet.from_bits(1 << cpu) for cpu in candidate.order]
-        if spec.vcpu_policy is VcpuPolicy.DEDICATED:
-            return own
-        found = dict(zip(spec.pinned, own, strict=True))
-        found |= dict(zip(spec.floating, taken.floats, strict=True))
-        return [found[vcpu] for vcpu in range(spec.max_vcpus)]
 
     def _refusal(self, demand: Demand, missing: list[str]) -> Unplaced:
         from kvmaff.placement.refusal import refusal  # noqa: PLC0415 - needed rarely, and it needs this
 
         return refusal(self, demand, missing)
-
-
-def _known_nodes(spec: GuestSpec, found: Candidate) -> list[int | None]:
-    return [found.nodes[cell.vcpus[0]] if cell.vcpus else None for cell in pinned_cells(spec)]

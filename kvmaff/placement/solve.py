@@ -9,12 +9,17 @@ it; those without are named with all reasons.
 
 from __future__ import annotations
 
+import attrs
+
 from kvmaff.errors import PlacementImpossible
 from kvmaff.placement.basis import Basis
+from kvmaff.placement.contradictions import contradictions
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import Placement
-from kvmaff.placement.request import PlacementRequest
+from kvmaff.placement.replan import Replan
+from kvmaff.placement.request import Demand, PlacementRequest
 from kvmaff.placement.search import Search
+from kvmaff.placement.verify import verify
 
 __all__ = ["solve"]
 
@@ -35,8 +40,23 @@ def solve(request: PlacementRequest, objective: Objective) -> Placement:
             its ``placement`` has the places of the others.
     """
     search = Search(request, objective)
-    for demand in search.ordered():
-        search.take(demand)
+    to_place = _settled(search)
+    refused: list[tuple[Demand, list[str]]] = []
+    replan: Replan | None = None
+    for demand in to_place:
+        missing = search.take(demand)
+        if missing is None:
+            continue
+        if replan is None and request.moves.guests:
+            replan = Replan(search)
+        if replan is not None and not contradictions(request, demand):
+            replan.search = search
+            if replan.admit(demand):
+                search = replan.search
+                continue
+        refused.append((demand, missing))
+    for demand, missing in refused:
+        search.refuse(demand, missing)
     guests = search.finished()
     placement = Placement(
         strategy=objective.name, guests=guests, basis=Basis(request=request, objective=objective)
@@ -47,3 +67,20 @@ def solve(request: PlacementRequest, objective: Objective) -> Placement:
         lines = [f"{one.name}: {reason}" for one in unplaced for reason in one.reasons]
         raise PlacementImpossible("\n".join(lines), unplaced=unplaced, placement=placement)
     return placement
+
+
+def _settled(search: Search) -> list[Demand]:
+    """Leave those where they are that have a place which keeps the rules; return the others, in order."""
+    ordered = search.ordered()
+    there = [demand for demand in ordered if demand.now is not None]
+    if not there:
+        return ordered
+    request = search.request
+    asked = attrs.evolve(request, demands=tuple(there))
+    now = Placement(strategy="now", guests=tuple(demand.now for demand in there if demand.now is not None))
+    # a place that breaks a rule is none any more
+    broken = {one.guest for one in verify(asked, now)}
+    for demand in there:
+        if demand.spec.name not in broken:
+            search.keep(demand)
+    return [demand for demand in ordered if demand.now is None or demand.spec.name in broken]

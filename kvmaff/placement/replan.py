@@ -1,0 +1,286 @@
+"""
+Room for guests that have none, by moving guests that run.
+
+Counts say who could make room for whom (exchange.py); the search says whether it can be done and where exactly. What is
+done can be done in order: guests that run change places one after the other, each onto CPUs that are nobody's then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import permutations
+
+from kvmaff.cpuset import CpuSet
+from kvmaff.guest.spec import GuestSpec, ThreadPolicy
+from kvmaff.placement.board import Board
+from kvmaff.placement.exact import pinned_cells
+from kvmaff.placement.exchange import Counts, Exchange, Item, Part, Steps, exchanges
+from kvmaff.placement.objective import Objective
+from kvmaff.placement.pool import pool_for
+from kvmaff.placement.request import Demand
+from kvmaff.placement.search import Search
+from kvmaff.placement.taken import Taken
+
+__all__ = ["Replan"]
+
+_MOST_ORDERS = 24
+"""So many orders of moves are tried for one exchange."""
+
+
+class Replan:
+    """
+    Makes room by moving guests, within a budget.
+
+    Args:
+        search: The guests that have a place.
+
+    Attributes:
+        search: The same with what was done.
+        proved: Whether nothing was passed over that would have admitted more.
+    """
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.proved = True
+        self._moved: set[str] = set()
+        self._steps = Steps(search.request.steps)
+
+    def admit(self, demand: Demand) -> bool:
+        """
+        Give a guest a place, moving others.
+
+        Args:
+            demand: The guest, that fits nowhere as it is.
+
+        Returns:
+            Whether it has a place now.
+        """
+        if not demand.spec.pinned:
+            return False  # what floats takes nobody's place
+        moves = self.search.request.moves
+        counts, item = count(self.search, demand, self._moved)
+        if item is None:
+            self.proved = False
+            return False
+        done = [self._taken(name) for name in self._moved]
+        ways = exchanges(
+            counts,
+            item,
+            self._steps,
+            guests=moves.guests - len(done),
+            vcpus=None if moves.vcpus is None else moves.vcpus - sum(one.spec.max_vcpus for one in done),
+            memory_bytes=None
+            if moves.memory_bytes is None
+            else moves.memory_bytes - sum(memory_of(one.demand) for one in done),
+        )
+        for found in ways:
+            for exchange in found:
+                if self._carry_out(demand, exchange):
+                    return True
+        self.proved &= not self._steps.ended
+        return False
+
+    def _taken(self, name: str) -> Taken:
+        return next(one for one in self.search.taken if one.spec.name == name)
+
+    # -- doing it
+
+    def _carry_out(self, demand: Demand, exchange: Exchange) -> bool:
+        """Do what counts say, one guest after the other, if it can be done."""
+        places = dict(exchange.places)
+        inside = {name: self._cpus(nodes) for name, nodes in places.items()}
+        movers = [self._taken(name).demand for name in places if name != demand.spec.name]
+        running = [one for one in movers if one.now is not None]
+        others = [demand, *(one for one in movers if one.now is None)]
+        others.sort(key=lambda one: -len(one.spec.pinned))
+        start = self.search
+        for one in others[:]:
+            if one is not demand:
+                start = start.without(one.spec.name)
+        for at, order in enumerate(permutations(running)):
+            if at == _MOST_ORDERS:
+                break
+            done = self._in_order(start, order, others, inside)
+            if done is not None:
+                self.search = done
+                self._moved |= {one.spec.name for one in running}
+                return True
+        return False
+
+    def _in_order(
+        self,
+        search: Search,
+        order: Sequence[Demand],
+        others: Iterable[Demand],
+        inside: dict[str, CpuSet],
+    ) -> Search | None:
+        """Each moves while those after it are still where they were."""
+        for demand in order:
+            search = search.without(demand.spec.name)
+            if not _placed(search, demand, inside):
+                return None
+        for demand in others:
+            search = search.without(demand.spec.name)
+            if not _placed(search, demand, inside):
+                return None
+        return search
+
+    def _cpus(self, nodes: Iterable[int]) -> CpuSet:
+        of = self.search.board.nodes
+        return CpuSet.union_of(of[place].cpus for place in set(nodes))
+
+
+def _placed(search: Search, demand: Demand, inside: dict[str, CpuSet]) -> bool:
+    found = search.fits(demand, inside[demand.spec.name])
+    if isinstance(found, str):
+        return False
+    search.note(demand, found)
+    return True
+
+
+def memory_of(demand: Demand) -> int:
+    """
+    How much memory a guest has, or is to have.
+
+    Args:
+        demand: The guest.
+
+    Returns:
+        Bytes.
+    """
+    spec = demand.spec
+    known = sum(size for _, size in demand.memory)
+    return known or spec.memory_bytes or sum(cell.memory_bytes for cell in spec.cells)
+
+
+# -- counting
+
+
+def count(search: Search, demand: Demand, moved: Iterable[str]) -> tuple[Counts, Item | None]:
+    """
+    Put a host in counts: free PUs of each node, whole free cores, memory.
+
+    Args:
+        search: The guests that have a place.
+        demand: The guest that wants one.
+        moved: Guests that were moved before, and are not again.
+
+    Returns:
+        The counts, and the guest; None for one that cannot be counted.
+    """
+    board, objective = search.board, search.objective
+    ruler = _Ruler(board, objective, demand)
+    fixed = set(moved)
+    items = tuple(ruler.item(one, fixed=one.spec.name in fixed) for one in search.taken if one.spec.pinned)
+    free = tuple(
+        ruler.amounts(pus & ~board.used.bits, board.memory_left(demand.spec, node))
+        for node, pus in zip(board.numbers, ruler.nodes, strict=True)
+    )
+    far = tuple(tuple(board.distance(one, other) for other in board.numbers) for one in board.numbers)
+    return Counts(free=free, items=items, far=far), ruler.wanted(demand)
+
+
+class _Ruler:
+    """What a guest takes, and gives back, as seen by the guest for which room is made."""
+
+    def __init__(self, board: Board, objective: Objective, demand: Demand) -> None:
+        self.board, self.objective = board, objective
+        # what it could have if nobody were there
+        empty = board.emptied()
+        pool = pool_for(empty, demand, objective, floats=False).bits
+        self.nodes = [node.cpus.bits & pool for node in board.nodes]
+        self.pool = pool
+        cores = [core for core in board.columns.cores if core & pool]
+        self.size = max((core.bit_count() for core in cores), default=1)
+        self.page = demand.spec.page_bytes
+        self.cores = cores if self.size > 1 else []
+
+    def amounts(self, pus: int, memory: int) -> tuple[int, ...]:
+        """Count some PUs of one node: PUs, cores that are whole, memory."""
+        whole = sum(core & ~pus == 0 for core in self.cores if core & pus)
+        return pus.bit_count(), whole, memory
+
+    def wanted(self, demand: Demand) -> Item | None:
+        parts = self._parts(demand)
+        most = [pus.bit_count() for pus in self.nodes]
+        if any(part.need[0] > max(most, default=0) for part in parts):
+            return None  # no node could ever hold it
+        return Item(name=demand.spec.name, parts=parts)
+
+    def item(self, taken: Taken, *, fixed: bool) -> Item:
+        demand, owned, board = taken.demand, taken.owned.bits, self.board
+        open_pus = self.pool & ~(board.used.bits & ~owned)
+        frees: dict[int, tuple[int, ...]] = {}
+        memory = self._memory(demand)
+        where = _homes(taken)
+        for at, (number, node) in enumerate(zip(board.numbers, self.nodes, strict=True)):
+            mine = owned & node
+            back = sum(size for home, size in zip(where, memory, strict=True) if home == number)
+            if mine or back:
+                whole = sum(core & ~open_pus == 0 for core in self.cores if core & mine)
+                # a core that it shares with another guest is whole only when that goes, too: counted, and tried later
+                torn = sum(
+                    core & ~open_pus != 0 and core & ~self.pool == 0 for core in self.cores if core & mine
+                )
+                frees[at] = (mine.bit_count(), whole + torn, back)
+        places = {number: at for at, number in enumerate(board.numbers)}
+        parts = self._parts(demand)
+        nodes = [places[home] for home in where]
+        spread = len(nodes) != len(parts)
+        return Item(
+            name=taken.spec.name,
+            parts=parts,
+            at=() if spread else tuple(nodes),
+            frees=frees,
+            fixed=fixed or not frees,
+            charged=demand.now is not None,
+            vcpus=taken.spec.max_vcpus,
+            memory_bytes=memory_of(demand),
+        )
+
+    def _parts(self, demand: Demand) -> tuple[Part, ...]:
+        spec, board = demand.spec, self.board
+        near = board.near(demand) if self.objective.near else [0] * len(board.nodes)
+        parts = []
+        for size, memory in zip(_sizes(spec), self._memory(demand), strict=True):
+            cost = tuple(
+                size * away if size <= pus.bit_count() else None
+                for away, pus in zip(near, self.nodes, strict=True)
+            )
+            need = (*self._needs(spec, size), memory)
+            parts.append(Part(need=need, cost=cost, size=size))
+        return tuple(parts)
+
+    def _needs(self, spec: GuestSpec, size: int) -> tuple[int, int]:
+        """PUs and whole cores, never more than are needed."""
+        if spec.thread_policy is ThreadPolicy.ISOLATE:
+            return size, size if self.cores else 0
+        unit = max(spec.threads, 2) if spec.thread_policy is ThreadPolicy.REQUIRE else 1
+        if self.objective.whole_cores or unit == self.size > 1:
+            return size, -(-size // self.size) if self.cores else 0
+        return size, 0
+
+    def _memory(self, demand: Demand) -> list[int]:
+        """What each part needs of the memory that guests to come share."""
+        spec = demand.spec
+        sizes = _sizes(spec)
+        if demand.pid is not None or spec.page_bytes != self.page:
+            return [0] * len(sizes)
+        if spec.cells:
+            return [cell.memory_bytes for cell in spec.cells]
+        return [spec.memory_bytes]
+
+
+def _sizes(spec: GuestSpec) -> list[int]:
+    """PUs of its own for each part: a cell, or all that is dedicated."""
+    if spec.cells:
+        return [len(cell.vcpus) for cell in pinned_cells(spec)]
+    return [len(spec.pinned)]
+
+
+def _homes(taken: Taken) -> list[int]:
+    """The node number of each part; of a guest without cells, where most of it is."""
+    if taken.spec.cells:
+        return taken.cells
+    nodes = taken.candidate.nodes
+    return [max(set(nodes), key=lambda number: (nodes.count(number), -number))]
