@@ -26,6 +26,8 @@ from kvmaff.placement.request import PlacementRequest
 
 Levels = tuple[int, int, int, int, int]
 """Distance, L3 groups, shared cores, broken cores, lost."""
+PARTS = 100
+"""A distance counts in so many parts of the firmware's unit until it is told."""
 LEVELS = ("distance", "l3_groups", "shared_cores", "broken_cores", "lost")
 _LIMITS = (
     (cp_model.AUTOMATIC_SEARCH, 3.0),
@@ -131,7 +133,8 @@ class Question:
         far = sum(self.distance(node, device) for device in self.spec.device_nodes)
         there = self.demand.memory
         total = sum(size for _, size in there)
-        return far + (sum(size * self.distance(node, at) for at, size in there) // total if total else 0)
+        parts = sum(size * self.distance(node, at) for at, size in there)
+        return PARTS * far + ((PARTS * parts + total // 2) // total if total else 0)
 
     def group(self, core: Core) -> Hashable:
         """
@@ -198,12 +201,25 @@ class Question:
             for one, other in combinations(self.cpus, 2)
         )
         return (
-            far + sum(self.near[node] * count for node, count in counts.items()),
+            told(PARTS * far + sum(self.near[node] * count for node, count in counts.items())),
             len({self.group(core) for core, take in taken if take}),
             sum(core.free < core.total for core, take in taken if take),
             sum(core.free == core.total > take for core, take in taken if take),
             lost,
         )
+
+
+def told(parts: int) -> int:
+    """
+    Round a distance as a score tells it.
+
+    Args:
+        parts: The distance in parts of the firmware's unit.
+
+    Returns:
+        It in that unit.
+    """
+    return (parts + PARTS // 2) // PARTS
 
 
 def least(question: Question) -> Levels | None:
@@ -314,7 +330,7 @@ class _Model:
         rest, last = divmod(rest, worth)
         rest, third = divmod(rest, cores)
         first, second = divmod(rest, cores)
-        return distance, first, second, third, last
+        return told(distance), first, second, third, last
 
     def _solved(self, what: cp_model.LinearExprT) -> int | None:
         """Find the least value and fix it; None where there is no answer."""
@@ -350,7 +366,7 @@ class _Model:
             others = sum(pairs[one, other] for other in able if other != one)
             model.add(others + inside == question.pus * self.counts[one])
         return sum(question.near[node] * count for node, count in self.counts.items()) + sum(
-            question.distance(one, other) * pairs[one, other] for one, other in combinations(able, 2)
+            PARTS * question.distance(one, other) * pairs[one, other] for one, other in combinations(able, 2)
         )
 
     def _groups(self) -> cp_model.LinearExprT:

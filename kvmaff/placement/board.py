@@ -8,6 +8,7 @@ some guests need (a load for each CPU, cores by node) is worked out when it is f
 from __future__ import annotations
 
 import copy
+from array import array
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -16,15 +17,17 @@ import attrs
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import GuestSpec
 from kvmaff.host.columns import far_apart
-from kvmaff.placement.fit import HostCores, NodeCores
+from kvmaff.placement.fit import MOST_APART, HostCores, NodeCores
 from kvmaff.placement.request import Demand, PlacementRequest
 
-__all__ = ["ENDLESS", "MOST_CELLS", "WHOLE", "Board", "User"]
+__all__ = ["ENDLESS", "MOST_CELLS", "PARTS", "WHOLE", "Board", "User"]
 
 MOST_CELLS = 256
 """NUMA cells of a guest that it knows."""
 WHOLE = 1000
 """The load of one vCPU on a PU of its own."""
+PARTS = 100
+"""Distances to what a guest has already count in so many parts of the firmware's unit."""
 ENDLESS = 1 << 62
 """More memory than any node has."""
 
@@ -112,6 +115,14 @@ class Board:
         return HostCores(layout=layout, distance=self.columns.distance)
 
     @cached_property
+    def together_finely(self) -> HostCores:
+        """The same with distances in parts of the firmware's unit, as far as the search takes such numbers."""
+        layout = self.columns.layout
+        assert layout is not None
+        scaled = array("q", [min(PARTS * far, MOST_APART) for far in self._far])
+        return HostCores(layout=layout, distance=scaled.tobytes())
+
+    @cached_property
     def _places(self) -> dict[int, int]:
         """The place of each node that is laid out, by number."""
         return {number: at for at, number in enumerate(self.numbers)} if self.columns.distance else {}
@@ -149,7 +160,8 @@ class Board:
             demand: The guest.
 
         Returns:
-            For each node the sum, in the firmware's unit.
+            For each node the sum, in hundredths of the firmware's unit: of memory mostly a part is elsewhere, and
+            nodes may be one unit apart.
         """
         total = sum(size for _, size in demand.memory)
         devices = demand.device_nodes
@@ -157,9 +169,10 @@ class Board:
             return [0] * len(self.nodes)
         far = []
         for node in self.numbers:
-            away = sum(self.distance(node, device) for device in devices)
+            away = PARTS * sum(self.distance(node, device) for device in devices)
             if total:
-                away += sum(size * self.distance(node, where) for where, size in demand.memory) // total
+                there = sum(size * self.distance(node, where) for where, size in demand.memory)
+                away += (PARTS * there + total // 2) // total
             far.append(away)
         return far
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from kvmaff.guest.spec import GuestCell, GuestSpec
-from kvmaff.placement.board import ENDLESS, Board
+from kvmaff.placement.board import ENDLESS, PARTS, Board
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.request import Demand
 from kvmaff.placement.scoring import Candidate, Wants, fitted
@@ -70,8 +70,13 @@ def exact(
             cap = [limit + extras for limit in cap]
     near = board.near(demand) if objective.near else [0] * len(board.nodes)
     if away is not None:
-        near = [one + other for one, other in zip(near, away, strict=True)]
-    fit = board.together.fit(
+        near = [one + PARTS * other for one, other in zip(near, away, strict=True)]
+    # memory alone is away by parts of the firmware's unit
+    finely = bool(demand.memory) and any(far % PARTS for far in near)
+    if not finely:
+        near = [far // PARTS for far in near]
+    host = board.together_finely if finely else board.together
+    fit = host.fit(
         wants.order(count + extras),
         free=wants.free,
         near=near,
@@ -95,6 +100,8 @@ def exact(
             return None  # more vCPUs on a node than its memory allows; others may fit yet
     loose = sum(not cell.vcpus for cell in cells)  # they stand last
     homes = [board.numbers[place] for place in fit.cells[len(cells) - loose :]]
+    if finely:
+        fit = attrs.evolve(fit, distance=(fit.distance + PARTS // 2) // PARTS)
     return fitted(objective, fit, order, [board.numbers[place] for place in places], extras, homes)
 
 

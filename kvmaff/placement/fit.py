@@ -27,8 +27,10 @@ from kvmaff.placement.future import ACCEPT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Fit", "HostCores", "NodeCores", "Order", "TooLong", "fit_in_node"]
+__all__ = ["MOST_APART", "Fit", "HostCores", "NodeCores", "Order", "TooLong", "fit_in_node"]
 
+MOST_APART = 1 << 16
+"""Nodes are at most so far apart for the search."""
 _NO_L3 = -1
 _NO_CAP = 8192
 _STEPS = 1 << 16

@@ -43,7 +43,7 @@ class Score:
     Attributes:
         distance: Sum over pairs of the guest's vCPUs of the distance between their nodes beyond local, plus each
             vCPU's distance beyond local to the guest's devices and to the memory that it has already; in the
-            firmware's unit.
+            firmware's unit, rounded.
         nodes: NUMA nodes used.
         l3_groups: L3 groups used; cores that the host names none for are a group of their node. One of several nodes
             counts once, unless these have others besides: then once a node.

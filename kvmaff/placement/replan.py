@@ -12,7 +12,7 @@ from itertools import permutations
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import GuestSpec, ThreadPolicy
-from kvmaff.placement.board import Board
+from kvmaff.placement.board import PARTS, Board
 from kvmaff.placement.exact import pinned_cells
 from kvmaff.placement.exchange import Counts, Exchange, Item, Part, Steps, exchanges
 from kvmaff.placement.objective import Objective
@@ -244,7 +244,7 @@ class _Ruler:
         parts = []
         for size, memory in zip(_sizes(spec), self._memory(demand), strict=True):
             cost = tuple(
-                size * away if size <= pus.bit_count() else None
+                (size * away + PARTS // 2) // PARTS if size <= pus.bit_count() else None
                 for away, pus in zip(near, self.nodes, strict=True)
             )
             need = (*self._needs(spec, size), memory)

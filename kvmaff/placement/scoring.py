@@ -11,7 +11,7 @@ import attrs
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest import specrules
 from kvmaff.guest.spec import GuestSpec, ThreadPolicy, VcpuPolicy
-from kvmaff.placement.board import WHOLE, Board
+from kvmaff.placement.board import PARTS, WHOLE, Board
 from kvmaff.placement.fit import Fit, Order
 from kvmaff.placement.future import accept
 from kvmaff.placement.objective import Grain, Level, Objective
@@ -301,7 +301,7 @@ def distance(board: Board, demand: Demand, objective: Objective, counts: Mapping
         total += counts[one] * counts[other] * board.distance(one, other)
     if objective.near:
         near = dict(zip(board.numbers, board.near(demand), strict=True))
-        total += sum(count * near[node] for node, count in counts.items())
+        total += (sum(count * near[node] for node, count in counts.items()) + PARTS // 2) // PARTS
     return total
 
 
