@@ -20,6 +20,9 @@ from kvmaff.placement.splits import Split, memory_needed, splits
 
 __all__ = ["candidates", "capacity", "cell_nodes", "overcommitted", "squeezed"]
 
+_EXHAUSTIVE_CELLS = 4096
+"""So many nodes for cells are tried where a guest floats."""
+
 
 def capacity(board: Board, wants: Wants) -> dict[int, int]:
     """
@@ -113,16 +116,12 @@ def overcommitted(board: Board, demand: Demand, objective: Objective, pool: CpuS
     inside = {node.number: node.cpus & pool for node in board.nodes if node.cpus & pool}
     load = {number: board.weight(cpus) for number, cpus in inside.items()}
     left = {number: board.free_memory(spec, number) for number in inside}
-    chosen: list[int] = []
-    for cell in spec.cells:
-        needed = cell.memory_bytes or -(-spec.memory_bytes * len(cell.vcpus) // spec.max_vcpus)
-        able = [node for node in inside if not memory or left[node] >= needed]
-        if not able:
-            return None
-        node = min(able, key=lambda one: (load[one] // len(inside[one]), one))
-        load[node] += WHOLE * len(cell.vcpus)
-        left[node] -= needed
-        chosen.append(node)
+    needs = [
+        cell.memory_bytes or -(-spec.memory_bytes * len(cell.vcpus) // spec.max_vcpus) for cell in spec.cells
+    ]
+    chosen = _nodes_for(spec, needs if memory else [0] * len(needs), load, left, inside)
+    if chosen is None:
+        return None
     numbered = [(vcpu, node) for cell, node in zip(spec.cells, chosen, strict=True) for vcpu in cell.vcpus]
     node_of = [node for _, node in sorted(numbered)]
     cpus = CpuSet.union_of(inside[node] for node in chosen)
@@ -130,6 +129,40 @@ def overcommitted(board: Board, demand: Demand, objective: Objective, pool: CpuS
     firsts = [inside[node].first for node in node_of]
     found = scored(board, demand, wants, objective, firsts, node_of, cpus=cpus)
     return found if not memory or _remembers(board, spec, spec.cells, found) else None
+
+
+def _nodes_for(
+    spec: GuestSpec,
+    needs: Sequence[int],
+    load: dict[int, int],
+    left: dict[int, int],
+    inside: Mapping[int, CpuSet],
+) -> list[int] | None:
+    """A node with the memory for each cell, the least loaded; those that need most choose first, and may go back."""
+    order = sorted(range(len(needs)), key=lambda at: (-needs[at], at))
+    chosen: dict[int, int] = {}
+    tries = _EXHAUSTIVE_CELLS
+
+    def choose(rank: int) -> bool:
+        nonlocal tries
+        if rank == len(order):
+            return True
+        at = order[rank]
+        able = [node for node in inside if left[node] >= needs[at]]
+        for node in sorted(able, key=lambda one: (load[one] // len(inside[one]), one)):
+            tries -= 1
+            if tries < 0:
+                return False
+            load[node] += WHOLE * len(spec.cells[at].vcpus)
+            left[node] -= needs[at]
+            chosen[at] = node
+            if choose(rank + 1):
+                return True
+            load[node] -= WHOLE * len(spec.cells[at].vcpus)
+            left[node] += needs[at]
+        return False
+
+    return [chosen[at] for at in range(len(needs))] if choose(0) else None
 
 
 def squeezed(board: Board, demand: Demand, objective: Objective, pool: CpuSet) -> Iterator[Candidate]:

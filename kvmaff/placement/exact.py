@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from kvmaff.guest.spec import GuestCell, GuestSpec
+from kvmaff.guest.spec import GuestCell, GuestSpec, VcpuPolicy
 from kvmaff.placement.board import ENDLESS, PARTS, Board
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.request import Demand
@@ -98,6 +98,8 @@ def exact(
             places[:count].count(place) > limit - extras for place, limit in enumerate(cap)
         ):
             return None  # more vCPUs on a node than its memory allows; others may fit yet
+    if wants.unit == 1 and spec.threads > 1 and spec.vcpu_policy is VcpuPolicy.DEDICATED:
+        order, places = _paired(board, spec, order, places)
     loose = sum(not cell.vcpus for cell in cells)  # they stand last
     homes = [board.numbers[place] for place in fit.cells[len(cells) - loose :]]
     if finely:
@@ -122,6 +124,40 @@ def _split(
         chosen.append(max(at for at, one in enumerate(places) if one == place and at not in chosen))
     rest = [at for at in range(len(order)) if at not in chosen] + chosen
     return [order[at] for at in rest], [places[at] for at in rest]
+
+
+def _paired(
+    board: Board, spec: GuestSpec, order: list[int], places: list[int]
+) -> tuple[list[int], list[int]]:
+    """Give vCPUs that the guest sees as siblings PUs of one core, as far as there are: its vCPUs change places."""
+    unit, count = spec.threads, spec.max_vcpus
+    cell_of = {vcpu: at for at, cell in enumerate(spec.cells) for vcpu in cell.vcpus}
+    cores: dict[tuple[int, int], list[int]] = {}  # by cell and core: which of the PUs taken
+    for vcpu in range(count):
+        core = board.columns.core_at.get(order[vcpu], 1 << order[vcpu])
+        cores.setdefault((cell_of.get(vcpu, 0), core), []).append(vcpu)
+    sets: dict[int, list[list[int]]] = {}  # by cell: siblings
+    for (cell, _), taken in cores.items():
+        sets.setdefault(cell, []).extend(
+            taken[at : at + unit] for at in range(0, len(taken) - unit + 1, unit)
+        )
+    source: dict[int, int] = {}
+    for start in range(0, count, unit):
+        group = range(start, start + unit)
+        cells = {cell_of.get(vcpu, 0) for vcpu in group}
+        whole = sets.get(min(cells)) if len(cells) == 1 else None
+        if whole:
+            source |= dict(zip(group, whole.pop(0), strict=True))
+    used = set(source.values())
+    rest: dict[int, list[int]] = {}
+    for vcpu in range(count):
+        if vcpu not in used:
+            rest.setdefault(cell_of.get(vcpu, 0), []).append(vcpu)
+    for vcpu in range(count):
+        if vcpu not in source:
+            source[vcpu] = rest[cell_of.get(vcpu, 0)].pop(0)
+    taken = [source[vcpu] for vcpu in range(count)] + list(range(count, len(order)))
+    return [order[at] for at in taken], [places[at] for at in taken]
 
 
 def memory_cap(board: Board, spec: GuestSpec, count: int) -> list[int]:

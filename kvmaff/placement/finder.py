@@ -27,7 +27,26 @@ from kvmaff.placement.pool import kinds_for, own_pool, pool_for
 from kvmaff.placement.request import Demand
 from kvmaff.placement.scoring import Candidate, Wants, scored
 
-__all__ = ["Finder"]
+__all__ = ["Finder", "Missing"]
+
+_MOST_LEFT = 128
+"""So many searches for a place that leaves something to others."""
+
+
+@attrs.frozen(kw_only=True)
+class Missing:
+    """
+    What a place would leave somebody without.
+
+    Attributes:
+        why: The same in words.
+        cpus: Of these something would have to be left.
+        cores: Whether it has to be a core of which the guest has nothing.
+    """
+
+    why: str
+    cpus: CpuSet = attrs.field(factory=CpuSet)
+    cores: bool = False
 
 
 class Finder:
@@ -83,25 +102,73 @@ class Finder:
                 return found
         return None
 
-    def leaving(self, demand: Demand, pool: CpuSet, enough: Callable[[Candidate], bool]) -> Candidate | None:
+    def leaving(
+        self, demand: Demand, pool: CpuSet, missing: Callable[[Candidate], Missing | None]
+    ) -> Candidate | None:
         """
-        Find the best place that leaves something that others need, where the best of all does not.
+        Find the best place that leaves what others, or the guest itself, need besides.
+
+        Of what is missing each core in turn is left alone, or a PU of it where that is enough, until nothing is
+        missing.
 
         Args:
             demand: The guest.
             pool: The CPUs that its vCPUs may come to.
-            enough: Whether a place leaves it.
+            missing: What a place would leave somebody without.
 
         Returns:
-            The best place that leaves a core, of those that leave enough; None where there is none.
+            The best place that was found; None where there is none. Bounded: a guest that many others keep off may be
+            refused for what was not tried.
         """
-        found: list[Candidate] = []
-        for core in self.board.cores:
-            if core & pool:
-                one = self.in_pool(demand, pool - core)
-                if one is not None and enough(one):
-                    found.append(one)
-        return min(found, key=_rank, default=None)
+        first = self.in_pool(demand, pool)
+        best: Candidate | None = None
+        seen: set[int] = set()
+        todo = [CpuSet()]
+        while todo and len(seen) < _MOST_LEFT:
+            away = todo.pop(0)
+            if away.bits in seen:
+                continue
+            seen.add(away.bits)
+            one = self.in_pool(demand, pool - away)
+            if one is None:
+                continue
+            need = missing(one)
+            if need is not None:
+                todo += [away | part for part in self._leave(need)]
+                continue
+            one = self.rescored(demand, one, pool)
+            if best is None or _rank(one) < _rank(best):
+                best = one
+        if best is None or first is None or first.score.key == best.score.key:
+            return best
+        return attrs.evolve(best, proved=False)
+
+    def _leave(self, need: Missing) -> Iterator[CpuSet]:
+        """The least that could be left of what is missing, core by core."""
+        rest = need.cpus
+        while rest:
+            core = self.board.cores_of(CpuSet([rest.first]))
+            yield core if need.cores else CpuSet([max(core & rest)])
+            rest -= core
+
+    def rescored(self, demand: Demand, found: Candidate, pool: CpuSet) -> Candidate:
+        """
+        Work out what a place costs that was found with fewer CPUs to choose from.
+
+        Args:
+            demand: The guest.
+            found: The place.
+            pool: All CPUs that its vCPUs may come to.
+
+        Returns:
+            The same place with its cost among all of them.
+        """
+        spec = demand.spec
+        if not spec.pinned:
+            return found
+        wants, *_ = Wants.of(spec, self.objective, free=pool, reach=pool, vcpus=len(spec.pinned))
+        again = self._scored(demand, wants, found, list(found.extras))
+        return attrs.evolve(again, homes=found.homes)
 
     # -- dedicated vCPUs
 
@@ -231,11 +298,27 @@ class Finder:
     ) -> Candidate | None:
         """The best place of the first way that has one."""
         if not self._known(demand.spec):
-            return self._any(demand, ways)
+            return self._any(demand, ways) or self._anywhere(demand, ways)
         for wants in ways:
             found = self._exact(demand, wants, away=away)
             if found is not None:
                 return found
+        return None
+
+    def _anywhere(self, demand: Demand, ways: tuple[Wants, ...]) -> Candidate | None:
+        """Any place at all, where those that are tried are none: the exact search finds what fits, in its own order."""
+        spec, board = demand.spec, self.board
+        if not spec.pinned or board.columns.layout is None or len(spec.cells) > MOST_CELLS:
+            return None
+        for wants in ways:
+            try:
+                found = exact(board, demand, wants, self.objective)
+            except TooLong:
+                self.gave_up = True
+                continue
+            if found is not None:
+                again = scored(board, demand, wants, self.objective, found.order, found.nodes, proved=False)
+                return attrs.evolve(again, homes=found.homes)
         return None
 
     def _any(self, demand: Demand, ways: tuple[Wants, ...]) -> Candidate | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import ANY_KIND, GuestSpec, ThreadPolicy
@@ -11,7 +11,7 @@ from kvmaff.placement.board import WHOLE, Board, User
 from kvmaff.placement.candidates import cell_nodes
 from kvmaff.placement.contradictions import contradictions
 from kvmaff.placement.exact import pinned_cells
-from kvmaff.placement.finder import Finder
+from kvmaff.placement.finder import Finder, Missing
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.others import needs_housekeeping, promised
 from kvmaff.placement.placement import GuestPlacement, Unplaced
@@ -115,8 +115,8 @@ class Search:
             return ""
         missing = self._missing(demand, spec, found)
         if missing:
-            rest = self.finder.leaving(demand, pool, lambda one: not self._missing(demand, spec, one))
-            return rest or missing
+            rest = self.finder.leaving(demand, pool, lambda one: self._missing(demand, spec, one))
+            return rest or missing.why
         return found
 
     def without(self, name: str) -> Search:
@@ -233,7 +233,7 @@ class Search:
 
     # -- what is left for others
 
-    def _missing(self, demand: Demand, spec: GuestSpec, found: Candidate) -> str:
+    def _missing(self, demand: Demand, spec: GuestSpec, found: Candidate) -> Missing | None:
         """Say what a place would leave somebody without, the guest itself too."""
         owned = self._owned(spec, found)
         mine = (demand, spec, found)
@@ -242,19 +242,29 @@ class Search:
             mine,
         ):
             whose = "its" if other is demand else f"guest {other.spec.name}'s"
-            lost = owned
-            if its_spec.trust_domain != spec.trust_domain:
+            lost, cores = owned, its_spec.trust_domain != spec.trust_domain
+            if cores:
                 lost = self.board.cores_of(owned or found.cpus)
-            if needs_housekeeping(its_spec) and not left(self.board, other) - lost:
-                return f"no housekeeping CPU would be left for {whose} emulator threads and IOThreads"
+            if needs_housekeeping(its_spec) and not (house := left(self.board, other)) - lost:
+                why = f"no housekeeping CPU would be left for {whose} emulator threads and IOThreads"
+                return Missing(why=why, cpus=house, cores=cores)
             if its_spec.pinned and its_spec.floating:
                 cells = self._cells(demand, found) if other is demand else self._cells_of(other)
                 if its_spec.cells and not cells:
-                    return f"no node would have CPUs, and memory, for {whose} cells of floating vCPUs"
-                pool = self._float_pool(other, its_place, (spec.name, found.cpus)) - lost
-                if any(not one for one in self._float_sets(other, its_place, pool, cells)):
-                    return f"no CPU would be left for {whose} floating vCPUs"
-        return self._crowded(demand, owned, len(spec.floating)) if spec.pinned else ""
+                    return Missing(
+                        why=f"no node would have CPUs, and memory, for {whose} cells of floating vCPUs",
+                        cpus=owned,
+                    )
+                pool = self._float_pool(other, its_place, (spec.name, found.cpus))
+                before = self._float_sets(other, its_place, pool | owned, cells)
+                for all_of_it, rest in zip(
+                    before, self._float_sets(other, its_place, pool - lost, cells), strict=True
+                ):
+                    if not rest:
+                        why = f"no CPU would be left for {whose} floating vCPUs"
+                        return Missing(why=why, cpus=all_of_it & (lost | owned), cores=cores)
+        why = self._crowded(demand, owned, len(spec.floating)) if spec.pinned else ""
+        return Missing(why=why) if why else None
 
     def _cells_of(self, demand: Demand) -> list[int]:
         return next(one.cells for one in self.taken if one.demand is demand)
@@ -284,9 +294,8 @@ class Search:
     # -- floating vCPUs of mixed guests
 
     def _float_all(self) -> None:
-        for one in self.to_float:
-            pool = self._float_pool(one.demand, one.candidate)
-            one.floats = tuple(self._float_sets(one.demand, one.candidate, pool, one.cells))
+        for place, one in enumerate(self.to_float):
+            one.floats = self._floats_of(one, self.to_float[place + 1 :])
             cpus = CpuSet.union_of(one.floats)
             spec = one.spec
             if not all(one.floats):  # guests that came later are in its way, which its affinities may say
@@ -305,6 +314,29 @@ class Search:
                 )
             )
         self.to_float.clear()
+
+    def _floats_of(self, one: Taken, later: Sequence[Taken]) -> tuple[CpuSet, ...]:
+        """Where a guest's vCPUs float: wherever they may, but for a core for each of another trust domain to be."""
+        pool = self._float_pool(one.demand, one.candidate)
+        floats = self._float_sets(one.demand, one.candidate, pool, one.cells)
+        others = [other for other in self.taken if other.spec.trust_domain != one.spec.trust_domain]
+        for other in others:
+            wanted = [left(self.board, other.demand)] if needs_housekeeping(other.spec) else []
+            if other in later:
+                mine = self._float_pool(other.demand, other.candidate)
+                wanted += self._float_sets(other.demand, other.candidate, mine, other.cells)
+            for cpus in wanted:
+                if cpus - self.board.cores_of(CpuSet.union_of(floats)):
+                    continue
+                rest = cpus
+                while rest:  # the last core without which nobody's set is empty
+                    core = self.board.cores_of(CpuSet([max(rest)]))
+                    fewer = self._float_sets(one.demand, one.candidate, pool - core, one.cells)
+                    if all(fewer):
+                        pool, floats = pool - core, fewer
+                        break
+                    rest -= core
+        return tuple(floats)
 
     def _float_pool(
         self, demand: Demand, found: Candidate, comes: tuple[str, CpuSet] | None = None

@@ -28,12 +28,12 @@ STRATEGIES = {
 }
 _SCORE = Score(distance=0, nodes=0, l3_groups=0, shared_cores=0, broken_cores=0)
 _MOST_CPUS = 5
-_MOST_VCPUS = 3
+_MOST_VCPUS = 4
 
 
 @hs.composite
 def small(draw: hs.DrawFn) -> PlacementRequest:
-    """One guest of up to three vCPUs that may ask anything, on up to five CPUs, beside what others hold."""
+    """One guest of up to four vCPUs that may ask anything, on up to five CPUs, beside what others hold."""
     host = draw(st.hosts().filter(lambda host: len(host.topology.online) <= _MOST_CPUS))
     request = draw(st.requests(hs.just(host), guests=1))
     spec = draw(
