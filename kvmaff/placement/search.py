@@ -264,7 +264,10 @@ class Search:
                         why = f"no CPU would be left for {whose} floating vCPUs"
                         return Missing(why=why, cpus=all_of_it & (lost | owned), cores=cores)
         why = self._crowded(demand, owned, len(spec.floating)) if spec.pinned else ""
-        return Missing(why=why) if why else None
+        if not why:
+            return None
+        # a smaller core would be less of a loss; of single PUs any costs the same
+        return Missing(why=why, cpus=found.chosen if owned != found.chosen else CpuSet(), cores=True)
 
     def _cells_of(self, demand: Demand) -> list[int]:
         return next(one.cells for one in self.taken if one.demand is demand)
