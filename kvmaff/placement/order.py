@@ -16,7 +16,6 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.placement.moves import Moved
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import GuestPlacement, Placement
-from kvmaff.placement.replan import memory_of
 from kvmaff.placement.request import Demand, PlacementRequest
 from kvmaff.placement.search import Search
 from kvmaff.placement.verify import verify
@@ -64,7 +63,7 @@ def moved(request: PlacementRequest, placement: Placement) -> tuple[Moved, ...]:
                 Moved(
                     guest=demand.spec.name,
                     vcpus=demand.spec.max_vcpus,
-                    memory_bytes=memory_of(demand),
+                    memory_bytes=demand.memory_bytes,
                     before=demand.now.nodes,
                     after=new.nodes,
                 )

@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import permutations
 
+import attrs
+
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import GuestSpec, ThreadPolicy
 from kvmaff.placement.board import PARTS, Board
 from kvmaff.placement.exact import pinned_cells
 from kvmaff.placement.exchange import Counts, Exchange, Item, Part, Steps, exchanges
 from kvmaff.placement.objective import Objective
+from kvmaff.placement.order import steps
+from kvmaff.placement.placement import Placement
 from kvmaff.placement.pool import pool_for
 from kvmaff.placement.request import Demand
 from kvmaff.placement.search import Search
@@ -71,7 +75,7 @@ class Replan:
             vcpus=None if moves.vcpus is None else moves.vcpus - sum(one.spec.max_vcpus for one in done),
             memory_bytes=None
             if moves.memory_bytes is None
-            else moves.memory_bytes - sum(memory_of(one.demand) for one in done),
+            else moves.memory_bytes - sum(one.demand.memory_bytes for one in done),
         )
         for found in ways:
             for exchange in found:
@@ -102,10 +106,37 @@ class Replan:
                 break
             done = self._in_order(start, order, others, inside)
             if done is not None:
-                self.search = done
-                self._moved |= {one.spec.name for one in running}
-                return True
+                return self._done(done, running)
+        if len(running) > 1:  # where one waits meanwhile, they may change places all the same
+            done = self._at_once(start, running, others, inside)
+            if done is not None:
+                return self._done(done, running)
         return False
+
+    def _done(self, search: Search, running: Iterable[Demand]) -> bool:
+        self.search = search
+        self._moved |= {one.spec.name for one in running}
+        return True
+
+    def _at_once(
+        self, search: Search, running: Sequence[Demand], others: Iterable[Demand], inside: dict[str, CpuSet]
+    ) -> Search | None:
+        """All leave, then each has its place; if there is an order in which that can be done."""
+        for demand in running:
+            search = search.without(demand.spec.name)
+        for demand in sorted(running, key=lambda one: -len(one.spec.pinned)):
+            if not _placed(search, demand, inside):
+                return None
+        guests = search.without("").finished()
+        there = tuple(one for one in search.request.demands if one.now is not None)
+        asked = attrs.evolve(search.request, demands=there)
+        placement = Placement(strategy="order", guests=guests)
+        if len(guests) < len(search.taken) or steps(asked, placement) is None:
+            return None
+        for demand in others:
+            if not _placed(search, demand, inside):
+                return None
+        return search
 
     def _in_order(
         self,
@@ -136,21 +167,6 @@ def _placed(search: Search, demand: Demand, inside: dict[str, CpuSet]) -> bool:
         return False
     search.note(demand, found)
     return True
-
-
-def memory_of(demand: Demand) -> int:
-    """
-    How much memory a guest has, or is to have.
-
-    Args:
-        demand: The guest.
-
-    Returns:
-        Bytes.
-    """
-    spec = demand.spec
-    known = sum(size for _, size in demand.memory)
-    return known or spec.memory_bytes or sum(cell.memory_bytes for cell in spec.cells)
 
 
 # -- counting
@@ -235,7 +251,7 @@ class _Ruler:
             fixed=fixed or not frees,
             charged=demand.now is not None,
             vcpus=taken.spec.max_vcpus,
-            memory_bytes=memory_of(demand),
+            memory_bytes=demand.memory_bytes,
         )
 
     def _parts(self, demand: Demand) -> tuple[Part, ...]:

@@ -45,6 +45,12 @@ class Demand:
     now: GuestPlacement | None = None
 
     @property
+    def memory_bytes(self) -> int:
+        """How much memory it has, as far as that is known, or is to have."""
+        known = sum(size for _, size in self.memory)
+        return known or self.spec.memory_bytes or sum(cell.memory_bytes for cell in self.spec.cells)
+
+    @property
     def device_nodes(self) -> tuple[int, ...]:
         """The NUMA nodes of its devices, said or found, each once."""
         return tuple(dict.fromkeys((*self.spec.device_nodes, *self.devices)))

@@ -33,6 +33,8 @@ All violations are returned, not the first, in order of the rules and then of th
 ``trust_domain``        on a core with a vCPU of one trust domain there is no thread of a guest of another
 ``affinity``            of two guests that are to be near, the nodes (L3 groups, cores) of one's vCPUs are all among
                         the other's; those to be apart have none in common; no rule where the other has no place
+``moves``               of the guests that have a place no more get another one than the budget allows; whose place
+                        keeps no rule any more is not counted
 ======================  ==============================================================================================
 
 Where the host does not say, there is no rule: a PU of which it tells no siblings is a core of its own, without NUMA
@@ -48,7 +50,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from kvmaff.placement import _rules, _rules_alone, _rules_where
+from kvmaff.placement import _rules, _rules_alone, _rules_moves, _rules_where
 from kvmaff.placement._legible import Case, Complaint
 from kvmaff.placement.placement import Placement
 from kvmaff.placement.request import PlacementRequest
@@ -92,6 +94,7 @@ _CHECKS: tuple[Callable[[Case], Iterator[Complaint]], ...] = (
     _rules_where.core_kind,
     _rules_where.trust_domain,
     _rules_where.affinity,
+    _rules_moves.moves,
 )
 
 RULES: tuple[str, ...] = tuple(check.__name__ for check in _CHECKS)

@@ -1,0 +1,58 @@
+"""The rule about guests that run: how many of them may be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from kvmaff.guest.guest import Role
+from kvmaff.placement._legible import Case, Complaint, Place, names_text
+from kvmaff.placement.placement import GuestPlacement, Placement
+
+__all__ = ["moves"]
+
+
+def moves(case: Case) -> Iterator[Complaint]:
+    """No more guests that have a place get another one than the budget allows."""
+    budget = case.request.moves
+    movers = [place for place in case.places if place.demand.now and _moved(place, place.demand.now)]
+    if not movers or not _exceeded(case, movers):
+        return
+    movers = [place for place in movers if place.name not in _homeless(case)]
+    if wrong := _exceeded(case, movers):
+        names = names_text([place.name for place in movers])
+        yield None, f"{names} moved: {wrong}, more than the budget of {_limit(budget, wrong)}"
+
+
+def _moved(place: Place, now: GuestPlacement) -> bool:
+    """Whether a vCPU has other CPUs than before."""
+    before = {thread.index: thread.cpus.bits for thread in now.threads if thread.role is Role.VCPU}
+    return {thread.index: thread.bits for thread in place.vcpus} != before
+
+
+def _exceeded(case: Case, movers: list[Place]) -> str:
+    budget = case.request.moves
+    if len(movers) > budget.guests:
+        return f"{len(movers)} guests"
+    vcpus = sum(place.demand.spec.max_vcpus for place in movers)
+    if budget.vcpus is not None and vcpus > budget.vcpus:
+        return f"{vcpus} vCPUs"
+    size = sum(place.demand.memory_bytes for place in movers)
+    if budget.memory_bytes is not None and size > budget.memory_bytes:
+        return f"{size} bytes"
+    return ""
+
+
+def _limit(budget: object, wrong: str) -> object:
+    field = {"guests": "guests", "vCPUs": "vcpus", "bytes": "memory_bytes"}[wrong.split()[1]]
+    return getattr(budget, field)
+
+
+def _homeless(case: Case) -> set[str | None]:
+    """Guests whose place breaks a rule as it is, so that they have to leave it."""
+    from kvmaff.placement.verify import verify  # noqa: PLC0415 - asked rarely, and it asks this
+
+    there = [demand for demand in case.request.demands if demand.now is not None]
+    now = Placement(strategy="now", guests=tuple(demand.now for demand in there if demand.now is not None))
+    return {one.guest for one in verify(attrs.evolve(case.request, demands=tuple(there)), now)}
