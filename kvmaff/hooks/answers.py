@@ -16,6 +16,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import VcpuPolicy
 from kvmaff.guest.vmm import BUILTIN, Vmm
 from kvmaff.hooks.blame import Origin, blamed, clean
+from kvmaff.placement.moves import Admission, Goal
 from kvmaff.placement.objective import Grain, Level, Objective
 from kvmaff.placement.placement import Remedy, Removal, Unplaced
 from kvmaff.placement.strategy import Strategy, options_of
@@ -23,6 +24,7 @@ from kvmaff.placement.verify import Violation
 
 __all__ = [
     "items_of",
+    "judge_admission",
     "judge_objective",
     "judge_strategy",
     "judge_unplaced",
@@ -182,6 +184,24 @@ def judge_objective(value: object) -> TypeGuard[Objective]:
         all(type(flag) is bool for flag in flags)
         and type(value.grain) is Grain
         and all(_all(each, lambda level: type(level) is Level) for each in levels)
+    )
+
+
+def judge_admission(value: object) -> bool:
+    """
+    Judge what a strategy says of how many guests were admitted.
+
+    Args:
+        value: The admission of its answer.
+
+    Returns:
+        Whether it may be told.
+    """
+    if type(value) is not Admission or type(value.goal) is not Goal:
+        return False
+    numbers = (value.asked, value.admitted, value.bound)
+    return (
+        all(type(number) is int for number in numbers) and 0 <= value.admitted <= value.bound <= value.asked
     )
 
 

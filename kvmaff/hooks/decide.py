@@ -15,7 +15,7 @@ import attrs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible, PlacementRefused, PluginError, RequestError
-from kvmaff.hooks.answers import judge_objective, judge_unplaced
+from kvmaff.hooks.answers import judge_admission, judge_objective, judge_unplaced
 from kvmaff.hooks.blame import Origin, blamed, clean
 from kvmaff.hooks.options import build_options, near_miss, rebuild_options
 from kvmaff.host.topology import Topology
@@ -157,7 +157,8 @@ def _checked(
         # what was wanted is theirs to say, what was asked is not: it is searched again when somebody asks why
         objective = answer.basis.objective if type(answer.basis) is Basis else None
         basis = Basis(request=request, objective=objective) if judge_objective(objective) else None
-        placement = Placement(strategy=strategy.name, guests=tuple(guests), basis=basis)
+        admission = answer.admission if judge_admission(answer.admission) else None
+        placement = Placement(strategy=strategy.name, guests=tuple(guests), basis=basis, admission=admission)
         violations = panel.check_placement(request, placement)
     if violations:
         lines = [f"the answer of strategy {strategy.name!r} ({origin}) is refused:"]

@@ -15,14 +15,12 @@ __all__ = ["moves"]
 
 def moves(case: Case) -> Iterator[Complaint]:
     """No more guests that have a place get another one than the budget allows."""
-    budget = case.request.moves
     movers = [place for place in case.places if place.demand.now and _moved(place, place.demand.now)]
     if not movers or not _exceeded(case, movers):
         return
     movers = [place for place in movers if place.name not in _homeless(case)]
     if wrong := _exceeded(case, movers):
-        names = names_text([place.name for place in movers])
-        yield None, f"{names} moved: {wrong}, more than the budget of {_limit(budget, wrong)}"
+        yield None, f"{names_text([place.name for place in movers])} moved: {wrong}"
 
 
 def _moved(place: Place, now: GuestPlacement) -> bool:
@@ -34,19 +32,14 @@ def _moved(place: Place, now: GuestPlacement) -> bool:
 def _exceeded(case: Case, movers: list[Place]) -> str:
     budget = case.request.moves
     if len(movers) > budget.guests:
-        return f"{len(movers)} guests"
+        return f"{len(movers)} guest{'s' if len(movers) > 1 else ''}, more than the budget of {budget.guests}"
     vcpus = sum(place.demand.spec.max_vcpus for place in movers)
     if budget.vcpus is not None and vcpus > budget.vcpus:
-        return f"{vcpus} vCPUs"
+        return f"{vcpus} vCPUs, more than the budget of {budget.vcpus}"
     size = sum(place.demand.memory_bytes for place in movers)
     if budget.memory_bytes is not None and size > budget.memory_bytes:
-        return f"{size} bytes"
+        return f"{size} bytes of memory, more than the budget of {budget.memory_bytes}"
     return ""
-
-
-def _limit(budget: object, wrong: str) -> object:
-    field = {"guests": "guests", "vCPUs": "vcpus", "bytes": "memory_bytes"}[wrong.split()[1]]
-    return getattr(budget, field)
 
 
 def _homeless(case: Case) -> set[str | None]:

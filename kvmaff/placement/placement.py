@@ -10,6 +10,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Role
 from kvmaff.guest.spec import GuestSpec
 from kvmaff.placement.basis import Basis
+from kvmaff.placement.moves import Admission
 
 if TYPE_CHECKING:
     from kvmaff.placement.explain import Explanation
@@ -204,11 +205,14 @@ class Placement:
         strategy: Who decided.
         guests: The guests' places, in order of the request.
         basis: What it was decided from, where the one search decided; else None.
+        admission: How many of the guests to come have a place, and how many could have one at most, where the one
+            search decided.
     """
 
     strategy: str
     guests: tuple[GuestPlacement, ...]
     basis: Basis | None = attrs.field(default=None, eq=False, repr=False)
+    admission: Admission | None = attrs.field(default=None, eq=False)
 
     def explain(self) -> str:
         """

@@ -13,6 +13,7 @@ import attrs
 
 from kvmaff.errors import PlacementImpossible
 from kvmaff.placement.basis import Basis
+from kvmaff.placement.bound import admission
 from kvmaff.placement.contradictions import contradictions
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import Placement
@@ -41,6 +42,7 @@ def solve(request: PlacementRequest, objective: Objective) -> Placement:
     """
     search = Search(request, objective)
     to_place = _settled(search)
+    start = search.without("") if len(to_place) < len(request.demands) else None
     refused: list[tuple[Demand, list[str]]] = []
     replan: Replan | None = None
     for demand in to_place:
@@ -58,8 +60,15 @@ def solve(request: PlacementRequest, objective: Objective) -> Placement:
     for demand, missing in refused:
         search.refuse(demand, missing)
     guests = search.finished()
+    there = {one.spec.name for one in guests}
+    without = [one for one in to_place if one.spec.name not in there]
+    if start is None and without:
+        start = Search(request, objective)
     placement = Placement(
-        strategy=objective.name, guests=guests, basis=Basis(request=request, objective=objective)
+        strategy=objective.name,
+        guests=guests,
+        basis=Basis(request=request, objective=objective),
+        admission=admission(request.goal, to_place, without, start),
     )
     if search.unplaced:
         order = {demand.spec.name: place for place, demand in enumerate(request.demands)}

@@ -13,7 +13,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible
 from kvmaff.guest.spec import GuestCell, GuestSpec, VcpuPolicy
 from kvmaff.host.reader import Host
-from kvmaff.placement.moves import Moves
+from kvmaff.placement.moves import Goal, Moves
 from kvmaff.placement.order import moved, steps
 from kvmaff.placement.placement import GuestPlacement, Placement
 from kvmaff.placement.request import Demand, PlacementRequest
@@ -202,3 +202,61 @@ def test_any_guests(request: PlacementRequest, strategy: object, most: int, data
         answers.append(placement)
     assert answers[0] == answers[1]
     event(f"moved {len(moved(again, answers[0]))}")
+
+
+# -- how many at most
+
+
+@settings(max_examples=150)
+@given(full_hosts(), hs.integers(0, 2), hs.sampled_from(Goal), hs.data())
+def test_the_bound_is_never_too_low(
+    case: tuple[Host, list[Demand], Demand], most: int, goal: Goal, data: hs.DataObject
+) -> None:
+    """No way of moving so few guests admits more of several than the bound; what is admitted is told."""
+    host, running, new = case
+    size = len(host.topology.nodes[0].cpus)
+    more = [
+        Demand(spec=one_cell(f"more{n}", data.draw(hs.integers(1, size))))
+        for n in range(data.draw(hs.integers(0, 2)))
+    ]
+    coming = [new, *more]
+    request = PlacementRequest(host=host, demands=(*running, *coming), moves=Moves(guests=most), goal=goal)
+    try:
+        placement = NUMA.place(request)
+    except PlacementImpossible as error:
+        assert error.placement is not None
+        placement = error.placement
+    found = placement.admission
+    assert found is not None
+    there = {guest.spec.name for guest in placement.guests}
+    worth = {one.spec.name: one.spec.vcpus if goal is Goal.VCPUS else 1 for one in coming}
+    assert (sum(worth.values()), sum(worth[name] for name in worth if name in there)) == (
+        found.asked,
+        found.admitted,
+    )
+    best = max(sum(worth[name] for name in some) for some in admissible(host, running, coming, most))
+    assert found.admitted <= best <= found.bound <= found.asked
+    event(f"gap {found.gap}, from the best {best - found.admitted}")
+
+
+def admissible(
+    host: Host, running: list[Demand], coming: list[Demand], most: int
+) -> Iterator[tuple[str, ...]]:
+    """The sets of guests to come for which there is room after moving so many at most."""
+    size, nodes = len(host.topology.nodes[0].cpus), range(len(host.topology.nodes))
+    home = {one.spec.name: one.now.nodes[0] for one in running if one.now is not None}
+    for count in range(len(coming) + 1):
+        for some in combinations(coming, count):
+            for going in (one for moves in range(most + 1) for one in combinations(running, moves)):
+                names = [one.spec.name for one in (*going, *some)]
+                for chosen in product(nodes, repeat=len(names)):
+                    at = {**home, **dict(zip(names, chosen, strict=True))}
+                    used = dict.fromkeys(nodes, 0)
+                    for one in (*running, *some):
+                        used[at[one.spec.name]] += one.spec.vcpus
+                    if max(used.values()) <= size:
+                        yield tuple(one.spec.name for one in some)
+                        break
+                else:
+                    continue
+                break

@@ -12,6 +12,7 @@ from kvmaff.guest.guest import Role
 from kvmaff.guest.spec import Affinity, EmulatorPolicy, GuestSpec, Place, ThreadPolicy, VcpuPolicy
 from kvmaff.host.reader import Host
 from kvmaff.host.topology import CoreKind, NumaNode, Topology
+from kvmaff.placement.moves import Moves
 from kvmaff.placement.placement import GuestPlacement, Placement
 from kvmaff.placement.request import Demand, Held, PlacementRequest, Pool
 from kvmaff.placement.verify import verify
@@ -144,10 +145,35 @@ def io(index: int) -> tuple[Role, int | None]:
 
 EMULATOR = ((Role.EMULATOR, None), (Role.VHOST, None))
 BLUE = Held(name="blue", cpus=CpuSet([13]), dedicated=False, trust_domain="blue")
+AT_HOME = attrs.evolve(
+    REQUEST,
+    demands=tuple(
+        attrs.evolve(one, now=guest) for one, guest in zip(REQUEST.demands, GOOD.guests, strict=True)
+    ),
+)
 SABOTEURS: tuple[tuple[PlacementRequest, str, str | None, Placement, tuple[str, ...]], ...] = (
     (REQUEST, "pool", "fast", moved("fast", "15-19"), ("vCPU 0-3", "CPU 15", "'quick'")),
     (REQUEST, "pool", "near", moved("near", "4-5,20"), ("vCPU 0-1", "CPU 20", "not its own")),
     (REQUEST, "pool", "red", moved("red", "22", *EMULATOR), ("emulator", "CPU 22", "not its own")),
+    (AT_HOME, "moves", None, moved("fast", "16-18"), ("'fast'", "1 guest,", "the budget of 0")),
+    (
+        attrs.evolve(AT_HOME, moves=Moves(guests=1, vcpus=3)),
+        "moves",
+        None,
+        moved("fast", "16-18"),
+        ("'fast'", "4 vCPUs", "the budget of 3"),
+    ),
+    (
+        attrs.evolve(
+            AT_HOME,
+            demands=(*AT_HOME.demands[:-1], attrs.evolve(AT_HOME.demands[-1], memory=((1, 5),))),
+            moves=Moves(guests=1, memory_bytes=4),
+        ),
+        "moves",
+        None,
+        moved("fast", "16-18"),
+        ("'fast'", "5 bytes", "the budget of 4"),
+    ),
     (
         attrs.evolve(REQUEST, overcommit=384),
         "overcommit",
