@@ -1,0 +1,79 @@
+"""A clean-up: whoever is moved gains, nobody else is moved, and it can be done step by step."""
+
+from __future__ import annotations
+
+import attrs
+from hypothesis import event, given, settings
+from hypothesis import strategies as hs
+
+from kvmaff.cpuset import CpuSet
+from kvmaff.errors import PlacementImpossible
+from kvmaff.guest.spec import GuestSpec, VcpuPolicy
+from kvmaff.placement.moves import Moves
+from kvmaff.placement.objective import Level, Objective
+from kvmaff.placement.order import moved, steps
+from kvmaff.placement.placement import GuestPlacement
+from kvmaff.placement.rebalance import rebalance
+from kvmaff.placement.request import Demand, PlacementRequest
+from kvmaff.placement.verify import verify
+from kvmaff.strategies import numa, spread
+from kvmaff.testing import inputs_hosts as st
+from kvmaff.testing.trees import grid
+
+NEAR = Objective(
+    name="numa",
+    levels=(Level.DISTANCE, Level.L3_GROUPS, Level.SHARED_CORES, Level.BROKEN_CORES, Level.LOST),
+    shared_levels=(Level.DISTANCE,),
+    near=True,
+)
+NUMA = next(iter(numa.kvmaff_strategies()))
+SPREAD = next(iter(spread.kvmaff_strategies()))
+
+
+def at(demand: Demand, place: GuestPlacement) -> Demand:
+    """A guest that has a place."""
+    return attrs.evolve(demand, spec=place.spec, now=place)
+
+
+@settings(max_examples=150)
+@given(st.requests(), hs.integers(0, 4), hs.none() | hs.integers(0, 12))
+def test_who_is_moved_gains(request: PlacementRequest, most: int, vcpus: int | None) -> None:
+    """From wherever guests are: within the budget, each gains that is moved, each step keeps all rules."""
+    try:
+        first = SPREAD.place(request)
+    except PlacementImpossible as error:
+        assert error.placement is not None
+        first = error.placement
+    places = {guest.spec.name: guest for guest in first.guests}
+    there = tuple(at(one, places[one.spec.name]) for one in request.demands if one.spec.name in places)
+    asked = attrs.evolve(request, demands=there, moves=Moves(guests=most, vcpus=vcpus))
+    placement, gains = rebalance(asked, NEAR)
+    assert () == verify(asked, placement)
+    gone = moved(asked, placement)
+    assert {one.guest for one in gone} == {one.guest for one in gains}
+    assert len(gone) <= most
+    assert vcpus is None or sum(one.vcpus for one in gone) <= vcpus
+    order = steps(asked, placement)
+    assert order is not None
+    free = attrs.evolve(asked, moves=Moves(guests=len(there)))
+    assert [()] * len(order) == [verify(free, step.state) for step in order]
+    event(f"moved {len(gone)}")
+
+
+def test_a_fragmented_host() -> None:
+    """Guests torn over nodes come together, the one that gains most first, and it says what that saves."""
+    host = grid(packages=1, nodes=2, l3s=2, cores=8, threads=1)
+    specs = [GuestSpec(name=name, vcpus=3, vcpu_policy=VcpuPolicy.DEDICATED) for name in ("a", "b")]
+    torn = {"a": CpuSet.parse("0-1,4"), "b": CpuSet.parse("2,5-6")}
+    demands = []
+    for spec in specs:
+        alone = PlacementRequest(host=host, demands=(Demand(spec=spec, allowed=torn[spec.name]),))
+        demands.append(at(Demand(spec=spec), NUMA.place(alone).guests[0]))
+    request = PlacementRequest(host=host, demands=tuple(demands), moves=Moves(guests=2))
+    placement, gains = rebalance(request, NEAR)
+    assert [1, 1] == [len(guest.nodes) for guest in placement.guests]
+    assert 0 == sum(guest.score.distance for guest in placement.guests)
+    assert all(gain.before.distance > gain.after.distance for gain in gains)
+    assert [gain.guest for gain in gains] == [step.guest for step in steps(request, placement) or ()]
+    unmoved, nothing = rebalance(attrs.evolve(request, moves=Moves()), NEAR)
+    assert (2, ()) == (sum(len(guest.nodes) > 1 for guest in unmoved.guests), nothing)
