@@ -127,6 +127,12 @@ class Board:
         """The place of each node that is laid out, by number."""
         return {number: at for at, number in enumerate(self.numbers)} if self.columns.distance else {}
 
+    @cached_property
+    def affine(self) -> list[GuestSpec]:
+        """The guests of the request that say whom they are to be near to, or apart from."""
+        specs = (demand.spec for demand in self.request.demands)
+        return [spec for spec in specs if spec.affinity or spec.anti_affinity]
+
     def distance(self, one: int, other: int) -> int:
         """
         How far two nodes are beyond local.

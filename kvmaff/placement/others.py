@@ -18,7 +18,7 @@ from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import ThreadPlacement
 from kvmaff.placement.request import Demand
 
-__all__ = ["needs_housekeeping", "other_threads", "promised"]
+__all__ = ["needs_housekeeping", "needs_others", "other_threads", "promised"]
 
 
 def promised(spec: GuestSpec, objective: Objective) -> GuestSpec:
@@ -56,6 +56,19 @@ def needs_housekeeping(spec: GuestSpec) -> bool:
     """
     house = EmulatorPolicy.HOUSEKEEPING
     return spec.emulator_policy is house or (spec.iothread_policy is house and bool(spec.iothreads))
+
+
+def needs_others(spec: GuestSpec) -> bool:
+    """
+    Whether a guest needs CPUs besides those of its dedicated vCPUs, which are found when all of these have theirs.
+
+    Args:
+        spec: What is promised.
+
+    Returns:
+        True where some of its threads keep house, or some vCPUs of a mixed one float.
+    """
+    return needs_housekeeping(spec) or bool(spec.pinned and spec.floating)
 
 
 def other_threads(

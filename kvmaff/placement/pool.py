@@ -186,10 +186,8 @@ def affinities(
     """
     mine = [(False, one.guest, one.level) for one in spec.affinity]
     mine += [(True, one.guest, one.level) for one in spec.anti_affinity]
-    demands = board.request.demands if len(board.request.demands) > 1 else ()
-    for demand in demands:
-        other = demand.spec
-        if other.name != spec.name and (other.affinity or other.anti_affinity):
+    for other in board.affine:
+        if other.name != spec.name:
             mine += [(False, other.name, one.level) for one in other.affinity if one.guest == spec.name]
             mine += [(True, other.name, one.level) for one in other.anti_affinity if one.guest == spec.name]
     known = (

@@ -17,8 +17,10 @@ from kvmaff.guest.spec import GuestSpec, ThreadPolicy
 from kvmaff.placement.board import PARTS, Board
 from kvmaff.placement.exact import pinned_cells
 from kvmaff.placement.exchange import Counts, Exchange, Item, Part, Steps, exchanges
+from kvmaff.placement.moves import Goal
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.order import steps
+from kvmaff.placement.packing import pack
 from kvmaff.placement.placement import Placement
 from kvmaff.placement.pool import pool_for
 from kvmaff.placement.request import Demand
@@ -27,6 +29,8 @@ from kvmaff.placement.taken import Taken
 
 __all__ = ["Replan"]
 
+_MANY = 3
+"""For fewer moves the exchanges are all that there is."""
 _MOST_ORDERS = 24
 """So many orders of moves are tried for one exchange."""
 
@@ -83,6 +87,57 @@ class Replan:
                     return True
         self.proved &= not self._steps.ended
         return False
+
+    def pack(self, waiting: Sequence[Demand]) -> list[Demand]:
+        """
+        Give several guests places, moving many others: all that the budget still has.
+
+        Args:
+            waiting: The guests; each fits nowhere, even where a few others move.
+
+        Returns:
+            Those that have a place now.
+        """
+        request = self.search.request
+        goal, moves = request.goal, request.moves
+        able = [demand for demand in waiting if demand.spec.pinned]
+        if not able or moves.guests < _MANY:
+            return []
+        counts, _ = count(self.search, able[0], ())
+        items = [item for item in (count(self.search, one, ())[1] for one in able) if item is not None]
+        done = [self._taken(name) for name in self._moved]
+        packed = pack(
+            counts,
+            items,
+            {one.spec.name: one.spec.max_vcpus if goal is Goal.VCPUS else 1 for one in able},
+            frozenset(self._moved),
+            self._steps,
+            guests=moves.guests - len(done),
+            vcpus=None if moves.vcpus is None else moves.vcpus - sum(one.spec.max_vcpus for one in done),
+            memory_bytes=None
+            if moves.memory_bytes is None
+            else moves.memory_bytes - sum(one.demand.memory_bytes for one in done),
+            seed=request.seed,
+        )
+        self.proved &= packed.proved
+        before = {item.name: item.at for item in counts.items}
+        places = {name: nodes for name, nodes in packed.places.items() if before.get(name) != nodes}
+        admitted = [one for one in able if one.spec.name in places]
+        if not admitted:
+            return []
+        movers = [self._taken(name).demand for name in places if name in before]
+        running = [one for one in movers if one.now is not None]
+        others = [*admitted, *(one for one in movers if one.now is None)]
+        others.sort(key=lambda one: -len(one.spec.pinned))
+        start = self.search
+        for one in others:
+            start = start.without(one.spec.name)
+        inside = {name: self._cpus(nodes) for name, nodes in places.items()}
+        found = self._at_once(start, running, others, inside)
+        if found is None:
+            return []
+        self._done(found, running)
+        return admitted
 
     def _taken(self, name: str) -> Taken:
         return next(one for one in self.search.taken if one.spec.name == name)

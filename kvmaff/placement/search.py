@@ -13,7 +13,7 @@ from kvmaff.placement.contradictions import contradictions
 from kvmaff.placement.exact import pinned_cells
 from kvmaff.placement.finder import Finder, Missing
 from kvmaff.placement.objective import Objective
-from kvmaff.placement.others import needs_housekeeping, promised
+from kvmaff.placement.others import needs_housekeeping, needs_others, promised
 from kvmaff.placement.placement import GuestPlacement, Unplaced
 from kvmaff.placement.pool import affinities, left, pool_for
 from kvmaff.placement.request import Demand, PlacementRequest
@@ -36,6 +36,7 @@ class Search:
         board: The host so far.
         unplaced: The guests without a place.
         taken: Those with one.
+        needy: Those of them that need CPUs besides, which are still to be found.
         to_float: Those of them whose floating vCPUs have none yet.
     """
 
@@ -46,6 +47,7 @@ class Search:
         self.finder = Finder(self.board, objective)
         self.unplaced: list[Unplaced] = []
         self.taken: list[Taken] = []
+        self.needy: list[Taken] = []
         self.to_float: list[Taken] = []
 
     def ordered(self) -> list[Demand]:
@@ -148,6 +150,7 @@ class Search:
         other.board, other.objective, other.finder = board, objective, Finder(board, objective)
         other.unplaced = []
         other.taken = [one for one in self.taken if one.spec.name != but]
+        other.needy = [one for one in self.needy if one.spec.name != but]
         other.to_float = [one for one in self.to_float if one.spec.name != but]
         return other
 
@@ -178,6 +181,8 @@ class Search:
     def _add(self, taken: Taken) -> None:
         demand, spec, found, owned = taken.demand, taken.spec, taken.candidate, taken.owned
         self.taken.append(taken)
+        if needs_others(spec):
+            self.needy.append(taken)
         self.board.take(
             User(
                 name=spec.name,
@@ -236,11 +241,10 @@ class Search:
     def _missing(self, demand: Demand, spec: GuestSpec, found: Candidate) -> Missing | None:
         """Say what a place would leave somebody without, the guest itself too."""
         owned = self._owned(spec, found)
-        mine = (demand, spec, found)
-        for other, its_spec, its_place in (
-            *((one.demand, one.spec, one.candidate) for one in self.taken),
-            mine,
-        ):
+        needy = [(one.demand, one.spec, one.candidate) for one in self.needy]
+        if needs_others(spec):
+            needy.append((demand, spec, found))
+        for other, its_spec, its_place in needy:
             whose = "its" if other is demand else f"guest {other.spec.name}'s"
             lost, cores = owned, its_spec.trust_domain != spec.trust_domain
             if cores:
@@ -305,6 +309,7 @@ class Search:
                 why = "no CPU is left for its floating vCPUs"
                 self.unplaced.append(Unplaced(name=spec.name, reasons=(why,)))
                 self.taken.remove(one)
+                self.needy.remove(one)
                 continue
             self.board.take(
                 User(

@@ -57,6 +57,12 @@ def solve(request: PlacementRequest, objective: Objective) -> Placement:
                 search = replan.search
                 continue
         refused.append((demand, missing))
+    if replan is not None and refused:
+        replan.search = search
+        able = [demand for demand, _ in refused if not contradictions(request, demand)]
+        admitted = {demand.spec.name for demand in replan.pack(able)}
+        search = replan.search
+        refused = [one for one in refused if one[0].spec.name not in admitted]
     for demand, missing in refused:
         search.refuse(demand, missing)
     guests = search.finished()
