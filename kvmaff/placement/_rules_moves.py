@@ -24,9 +24,10 @@ def moves(case: Case) -> Iterator[Complaint]:
 
 
 def _moved(place: Place, now: GuestPlacement) -> bool:
-    """Whether a vCPU has other CPUs than before."""
+    """Whether a dedicated vCPU, or any of a guest without such, has other CPUs than before."""
+    counted = place.pinned or place.vcpus
     before = {thread.index: thread.cpus.bits for thread in now.threads if thread.role is Role.VCPU}
-    return {thread.index: thread.bits for thread in place.vcpus} != before
+    return any(before.get(thread.index) != thread.bits for thread in counted)
 
 
 def _exceeded(case: Case, movers: list[Place]) -> str:

@@ -22,7 +22,8 @@ class Moves:
     How much of what runs may be moved: a budget, which nothing is weighed against.
 
     Attributes:
-        guests: At most so many guests; one whose vCPUs all keep their CPUs is not moved, whatever its other threads do.
+        guests: At most so many guests. One whose dedicated vCPUs keep their CPUs is not moved, whatever its other
+            threads do, and the vCPUs that float beside them; one without dedicated vCPUs is where these float.
         vcpus: With so many vCPUs together; None for no limit.
         memory_bytes: With so much memory together, which is far then or has to follow them; None for no limit.
     """

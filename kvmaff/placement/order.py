@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from kvmaff.cpuset import CpuSet
+from kvmaff.guest.guest import Role
 from kvmaff.placement.moves import Moved
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import GuestPlacement, Placement
@@ -52,7 +53,7 @@ def moved(request: PlacementRequest, placement: Placement) -> tuple[Moved, ...]:
         placement: The answer.
 
     Returns:
-        Those of which a vCPU changes its CPUs, in order of the request.
+        Those of which a dedicated vCPU, or any of one without, changes its CPUs; in order of the request.
     """
     after = {one.spec.name: one for one in placement.guests}
     found = []
@@ -174,8 +175,6 @@ def _at(request: PlacementRequest, at: dict[str, GuestPlacement]) -> tuple[Deman
 
 
 def _vcpus(place: GuestPlacement) -> tuple[CpuSet, ...]:
-    return tuple(
-        place.cpus_of(thread.role, thread.index) or CpuSet()
-        for thread in place.threads
-        if thread.role == "vcpu"
-    )
+    """Where the vCPUs are that count: the dedicated ones, or all of a guest without."""
+    spec = place.spec
+    return tuple(place.cpus_of(Role.VCPU, vcpu) or CpuSet() for vcpu in spec.pinned or spec.floating)

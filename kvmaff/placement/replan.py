@@ -104,7 +104,11 @@ class Replan:
         if not able or moves.guests < _MANY:
             return []
         counts, _ = count(self.search, able[0], ())
-        items = [item for item in (count(self.search, one, ())[1] for one in able) if item is not None]
+        counted = [(one, count(self.search, one, ())[1]) for one in able]
+        items = [item for _, item in counted if item is not None]
+        able = [one for one, item in counted if item is not None]
+        if not able:
+            return []
         done = [self._taken(name) for name in self._moved]
         packed = pack(
             counts,
