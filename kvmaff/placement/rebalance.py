@@ -81,25 +81,38 @@ class _Cleaning:
 
     def one(self) -> bool:
         """Move the guest that gains most; whether there was one."""
-        best: tuple[tuple[int, ...], int, str] | None = None
-        chosen: tuple[Search, Demand, Gain, Candidate] | None = None
+        able: list[tuple[tuple[tuple[int, ...], int, str], Search, Demand, Gain, Candidate]] = []
         for demand in self._able():
             without = self.search.without(demand.spec.name)
             found = without.fits(demand)
             self._steps.take()
-            if isinstance(found, str):
+            if isinstance(found, str) or found.order == self._order(demand):
                 continue
             gain = Gain(guest=demand.spec.name, before=_cost(without, demand), after=found.score)
             worth = _worth(gain)
             rank = (tuple(-level for level in worth), demand.spec.max_vcpus, demand.spec.name)
-            if max(worth, default=0) and _better(worth) and (best is None or rank < best):
-                best, chosen = rank, (without, demand, gain, found)
-        if chosen is None:
-            return False
-        self.search, demand, gain, found = chosen
-        self.search.note(demand, found)
-        self.gains.append(gain)
-        return True
+            if _better(worth):
+                able.append((rank, without, demand, gain, found))
+        for _, without, demand, gain, found in sorted(able, key=lambda one: one[0]):
+            without.note(demand, found)
+            if self._can_be_done(without, {*(one.guest for one in self.gains), demand.spec.name}):
+                self.search = without
+                self.gains.append(gain)
+                return True
+        return False
+
+    def _can_be_done(self, search: Search, names: set[str]) -> bool:
+        """Whether all who are to go can go one after the other, from where they are."""
+        forked = search.without("")
+        placement = Placement(strategy="order", guests=forked.finished())
+        return (
+            not forked.unplaced
+            and {one.guest for one in moved(self.request, placement)} == names
+            and steps(self.request, placement) is not None
+        )
+
+    def _order(self, demand: Demand) -> tuple[int, ...]:
+        return next(one.candidate.order for one in self.search.taken if one.demand is demand)
 
     def two(self) -> bool:
         """Let two change places who gain together; whether there were any."""
@@ -127,18 +140,9 @@ class _Cleaning:
         worth = tuple(map(sum, zip(*map(_worth, gains), strict=True)))
         if not _better(worth):
             return None
-        placement = Placement(strategy="order", guests=search.without("").finished())
-        if {one.guest for one in moved(self._now(), placement)} != names or steps(
-            self._now(), placement
-        ) is None:
+        if not self._can_be_done(search, {*(one.guest for one in self.gains), *names}):
             return None
         return search, gains
-
-    def _now(self) -> PlacementRequest:
-        """The request with every guest where it is by now."""
-        at = {one.spec.name: one for one in self.search.without("").finished()}
-        there = [attrs.evolve(one, now=at[one.spec.name]) for one in self.request.demands]
-        return attrs.evolve(self.request, demands=tuple(there))
 
     def _able(self) -> Iterator[Demand]:
         """The guests that the budget still lets go, each once."""
