@@ -338,6 +338,7 @@ class _Model:
         for search, seconds in _LIMITS:
             solver = cp_model.CpSolver()
             solver.parameters.num_workers = 1
+            solver.parameters.catch_sigint_signal = False  # or Ctrl-C would end Python unasked ever after
             solver.parameters.search_branching = search
             solver.parameters.max_time_in_seconds = seconds
             status = solver.solve(self.model)

@@ -193,6 +193,7 @@ class Model:
             self.model.add_hint(var, value)
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
+        solver.parameters.catch_sigint_signal = False  # or Ctrl-C would end Python unasked ever after
         solver.parameters.max_time_in_seconds = LIMIT_S
         status = solver.solve(self.model)
         if status == cp_model.INFEASIBLE:
