@@ -133,6 +133,21 @@ class Board:
         specs = (demand.spec for demand in self.request.demands)
         return [spec for spec in specs if spec.affinity or spec.anti_affinity]
 
+    def pool_named(self, name: str | None) -> CpuSet:
+        """
+        The online CPUs of a pool.
+
+        Args:
+            name: The pool; None for the CPUs that are in none.
+
+        Returns:
+            Its CPUs.
+        """
+        pools = self.request.pools
+        if name is None:
+            return self.online - CpuSet.union_of(pool.cpus for pool in pools)
+        return self.online & CpuSet.union_of(pool.cpus for pool in pools if pool.name == name)
+
     def distance(self, one: int, other: int) -> int:
         """
         How far two nodes are beyond local.

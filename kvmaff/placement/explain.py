@@ -1,8 +1,9 @@
 """
 Why a guest has its place: what each level costs, and what the next best place would cost more.
 
-The runner-up is the best place that does without one of the L3 groups that the guest has now (without one of its nodes,
-where it has many groups), everybody else being where they are. It is searched for as the place itself was.
+The runner-up is the best place that does without some part of the one that the guest has: one of its L3 groups (or of
+its nodes, where it has many groups), or one of its cores; everybody else being where they are. It is searched for as
+the place itself was, keeps all rules, and both are compared by what they cost now.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import attrs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Role
-from kvmaff.guest.spec import VcpuPolicy
-from kvmaff.placement.basis import Basis
-from kvmaff.placement.board import Board, User
-from kvmaff.placement.finder import Finder
+from kvmaff.guest.spec import ANY_KIND, VcpuPolicy
+from kvmaff.placement.board import Board
 from kvmaff.placement.placement import GuestPlacement, Placement, Score
+from kvmaff.placement.pool import pool_for
 from kvmaff.placement.scoring import Candidate
+from kvmaff.placement.search import Search
+from kvmaff.placement.taken import cost_now
 
 __all__ = ["Explanation", "RunnerUp", "explain", "explained"]
 
+OTHER_KIND = "core_kind"
+"""Counts before all levels: that the next best place is on cores of another kind."""
 _MOST_GROUPS = 16
+_MOST_CORES = 32
 _WORDS = {
     "distance": "distance {}",
     "nodes": "{} node{s}",
@@ -52,6 +57,7 @@ class RunnerUp:
         nodes: Their NUMA nodes.
         levels: (level, value) in order of what counts most.
         worse: The first level in which it differs from the place taken, and by how much; None where they cost the same.
+            ``core_kind`` where it is on cores of another kind, which counts before all levels.
     """
 
     cpus: CpuSet
@@ -69,7 +75,7 @@ class Explanation:
         name: The guest.
         levels: (level, value) of what it costs, in order of what counts most.
         proved: Whether it is proved that no place costs less.
-        runner_up: The next best place; None where there is none, or where nobody knows what was wanted.
+        runner_up: The next best place; None where none was found, or where nobody knows what was wanted.
         known: Whether it is known what was wanted, so that a runner-up was looked for.
     """
 
@@ -90,7 +96,8 @@ def explained(placement: Placement) -> tuple[Explanation, ...]:
     Returns:
         An explanation each, in order of the guests.
     """
-    return tuple(_explained(placement, guest) for guest in placement.guests)
+    search = _with_all(placement)
+    return tuple(_explained(placement, guest, search) for guest in placement.guests)
 
 
 def explain(placement: Placement) -> str:
@@ -107,66 +114,85 @@ def explain(placement: Placement) -> str:
     for guest, why in zip(placement.guests, explained(placement), strict=True):
         lines += [f"{guest.spec.name}: {_vcpus(guest)}", *(f"  {line}" for line in _others(guest))]
         lines += [f"  {_cost(guest.score)}", *(f"  {line}" for line in guest.why)]
-        lines += [f"  {line}" for line in _compared(why)]
+        lines += [f"  {line}" for line in _compared(why, others=len(placement.guests) > 1)]
     return "\n".join(lines)
 
 
-def _explained(placement: Placement, guest: GuestPlacement) -> Explanation:
-    runner_up = None
-    if placement.basis is not None:
-        runner_up = _runner_up(placement.basis, placement, guest)
+def _explained(placement: Placement, guest: GuestPlacement, search: Search | None) -> Explanation:
     return Explanation(
         name=guest.spec.name,
         levels=_levels(guest.score),
         proved=not guest.why,
-        runner_up=runner_up,
+        runner_up=None if search is None else _runner_up(search, guest),
         known=placement.basis is not None,
     )
+
+
+def _with_all(placement: Placement) -> Search | None:
+    """A search in which every guest has its place; None where nobody knows what was wanted."""
+    basis = placement.basis
+    if basis is None:
+        return None
+    search = Search(basis.request, basis.objective)
+    demands = {demand.spec.name: demand for demand in basis.request.demands}
+    for guest in placement.guests:
+        if guest.spec.name in demands:
+            search.keep(attrs.evolve(demands[guest.spec.name], spec=guest.spec, now=guest))
+    return search
 
 
 def _levels(score: Score) -> tuple[tuple[str, int], ...]:
     return tuple(zip(score.levels, score.key, strict=True))
 
 
-def _runner_up(basis: Basis, placement: Placement, guest: GuestPlacement) -> RunnerUp | None:
-    demands = {demand.spec.name: demand for demand in basis.request.demands}
-    demand = demands.get(guest.spec.name)
-    if demand is None:
+def _runner_up(search: Search, guest: GuestPlacement) -> RunnerUp | None:
+    """The best place without some part of the one that it has, all other guests where they are."""
+    taken = next((one for one in search.taken if one.spec.name == guest.spec.name), None)
+    if taken is None:
         return None
-    board = Board(basis.request)
-    for other in placement.guests:
-        if other is not guest:
-            board.take(_user(other))
-    finder = Finder(board, basis.objective)
-    found = [finder.best(demand, without=part) for part in _parts(board, guest)]
-    best = min((one for one in found if one is not None), key=lambda one: one.score.key, default=None)
-    if best is None:
-        return None
-    # what a place costs depends on who else is there, and others may have come after it was chosen
-    again = finder.best(demand)
-    same = again is not None and again.cpus == _searched(guest)
-    return _worse(again.score if again is not None and same else guest.score, best, board)
+    demand, without = taken.demand, search.without(guest.spec.name)
+    board = without.board
+    pool = pool_for(board, demand, without.objective, floats=not demand.spec.pinned)
+    for reach, other_kind in _reaches(board, guest, pool):
+        best: Candidate | None = None
+        for part in _parts(board, guest):
+            found = without.fits(demand, reach - part)
+            if isinstance(found, str) or found.cpus == _searched(guest):
+                continue
+            found = without.finder.rescored(demand, found, pool)
+            if best is None or found.score.key < best.score.key:
+                best = found
+        if best is not None:
+            mine = cost_now(board, without.objective, demand)
+            return _worse(mine, best, board, other_kind=other_kind)
+    return None
 
 
-def _user(guest: GuestPlacement) -> User:
-    spec = guest.spec
-    return User(
-        name=spec.name,
-        cpus=guest.vcpu_cpus | guest.owned,
-        on=guest.vcpu_cpus,
-        alone=guest.owned,
-        vcpus=len(spec.floating),
-        trust_domain=spec.trust_domain,
-    )
+def _reaches(board: Board, guest: GuestPlacement, pool: CpuSet) -> Iterator[tuple[CpuSet, bool]]:
+    """Where a runner-up may be: on cores of the same kind; where there is none, on others, which counts first."""
+    mine = [kind.cpus for kind in board.kinds if not kind.cpus.isdisjoint(_searched(guest))]
+    if len(mine) != 1 or guest.spec.core_kind == ANY_KIND:
+        yield pool, False
+        return
+    yield pool & mine[0], False
+    yield pool, True
 
 
 def _parts(board: Board, guest: GuestPlacement) -> Iterator[CpuSet]:
-    """What the runner-up does without: each L3 group in turn that the guest has now, or each node."""
+    """What a runner-up does without: each L3 group, or node, that the guest has now; each core, of not too many."""
     mine = guest.owned | guest.vcpu_cpus
     groups = [group for group in board.l3 if not group.isdisjoint(mine)]
     if len(groups) > _MOST_GROUPS:
         groups = [node.cpus for node in board.nodes if not node.cpus.isdisjoint(mine)]
     yield from groups
+    searched, seen = _searched(guest), CpuSet()
+    for _ in range(_MOST_CORES if guest.spec.pinned else 0):
+        rest = searched - seen
+        if not rest:
+            return
+        core = board.cores_of(CpuSet([rest.first]))
+        yield core
+        seen |= core
 
 
 def _searched(guest: GuestPlacement) -> CpuSet:
@@ -176,15 +202,19 @@ def _searched(guest: GuestPlacement) -> CpuSet:
     return CpuSet.union_of(guest.cpus_of(Role.VCPU, vcpu) or CpuSet() for vcpu in guest.spec.pinned)
 
 
-def _worse(score: Score, best: Candidate, board: Board) -> RunnerUp:
+def _worse(score: Score, best: Candidate, board: Board, *, other_kind: bool) -> RunnerUp:
     theirs = _levels(best.score)
-    worse = next(
-        (
-            (level, value - mine)
-            for (level, value), (_, mine) in zip(theirs, _levels(score), strict=True)
-            if value != mine
-        ),
-        None,
+    worse = (
+        (OTHER_KIND, 1)
+        if other_kind
+        else next(
+            (
+                (level, value - mine)
+                for (level, value), (_, mine) in zip(theirs, _levels(score), strict=True)
+                if value != mine
+            ),
+            None,
+        )
     )
     return RunnerUp(
         cpus=best.cpus, nodes=tuple(sorted(board.nodes_of(best.cpus))), levels=theirs, worse=worse
@@ -231,17 +261,20 @@ def _cost(score: Score) -> str:
     return ", ".join(_word(level, value) for level, value in _levels(score))
 
 
-def _compared(why: Explanation) -> list[str]:
+def _compared(why: Explanation, *, others: bool) -> list[str]:
     if not why.known:
         return []
     other = why.runner_up
     if other is None:
-        return ["no other place: it cannot do without any part of what it has"]
+        return ["no other place was found that does without a part of what it has"]
     where = f"{other.cpus} on node{'s' if len(other.nodes) > 1 else ''} {', '.join(map(str, other.nodes))}"
     if other.worse is None:
         return [f"runner-up {where}: costs the same"]
     level, more = other.worse
-    side = "more in" if more > 0 else "less, now that others have places, in"
+    if level == OTHER_KIND:
+        return [f"runner-up {where}: on cores of another kind"]
+    less = "less, now that others have places, in" if others else "less in"
+    side = "more in" if more > 0 else less
     amount = f"{abs(more) / 1000:.3f}" if level in _LOADS else str(abs(more))
     return [
         f"runner-up {where}: {amount} {side} {level.replace('_', ' ')} ({_word(level, dict(other.levels)[level])})"

@@ -23,7 +23,7 @@ from kvmaff.placement.candidates import candidates, overcommitted, squeezed
 from kvmaff.placement.exact import exact
 from kvmaff.placement.fit import TooLong
 from kvmaff.placement.objective import Objective
-from kvmaff.placement.pool import kinds_for, own_pool, pool_for
+from kvmaff.placement.pool import among, kinds_for, own_pool, pool_for
 from kvmaff.placement.request import Demand
 from kvmaff.placement.scoring import Candidate, Wants, scored
 
@@ -94,6 +94,8 @@ class Finder:
         Returns:
             The same as :meth:`best`.
         """
+        if demand.pid is None and self._lacks_memory(demand.spec, pool):
+            return None
         if not demand.spec.pinned:
             return self._floating(demand, pool)
         for kind in kinds_for(self.board, demand.spec):
@@ -101,6 +103,15 @@ class Finder:
             if found is not None:
                 return found
         return None
+
+    def _lacks_memory(self, spec: GuestSpec, pool: CpuSet) -> bool:
+        """Whether all nodes together have too little, so that nothing has to be tried."""
+        wanted = spec.memory_bytes or sum(cell.memory_bytes for cell in spec.cells)
+        if not wanted:
+            return False
+        nodes = self.board.nodes if spec.floating and spec.pinned else self.board.nodes_of(pool)
+        numbers = (node if isinstance(node, int) else node.number for node in nodes)
+        return sum(self.board.free_memory(spec, number) for number in numbers) < wanted
 
     def leaving(
         self, demand: Demand, pool: CpuSet, missing: Callable[[Candidate], Missing | None]
@@ -166,7 +177,8 @@ class Finder:
         spec = demand.spec
         if not spec.pinned:
             return found
-        wants, *_ = Wants.of(spec, self.objective, free=pool, reach=pool, vcpus=len(spec.pinned))
+        inside = among(self.board, spec, pool, CpuSet(found.order))
+        wants, *_ = Wants.of(spec, self.objective, free=inside, reach=inside, vcpus=len(spec.pinned))
         again = self._scored(demand, wants, found, list(found.extras))
         return attrs.evolve(again, homes=found.homes)
 

@@ -18,7 +18,18 @@ from kvmaff.placement.board import Board, User
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.request import Demand
 
-__all__ = ["Cut", "affinities", "around", "cuts", "foreign", "kinds_for", "left", "own_pool", "pool_for"]
+__all__ = [
+    "Cut",
+    "affinities",
+    "among",
+    "around",
+    "cuts",
+    "foreign",
+    "kinds_for",
+    "left",
+    "own_pool",
+    "pool_for",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -113,6 +124,25 @@ def kinds_for(board: Board, spec: GuestSpec) -> tuple[CoreKind | None, ...]:
     if not board.kinds or spec.core_kind == ANY_KIND:
         return (None,)
     return tuple(kind for kind in board.kinds if spec.core_kind in (None, kind.name))
+
+
+def among(board: Board, spec: GuestSpec, pool: CpuSet, cpus: CpuSet) -> CpuSet:
+    """
+    The CPUs among which a place is compared with others: on a host of several kinds of core, those of its own kind.
+
+    Args:
+        board: The host.
+        spec: What the guest needs.
+        pool: The CPUs that its vCPUs may come to.
+        cpus: The place.
+
+    Returns:
+        The CPUs.
+    """
+    for kind in kinds_for(board, spec):
+        if kind is not None and cpus <= kind.cpus:
+            return pool & kind.cpus
+    return pool
 
 
 def own_pool(board: Board, demand: Demand, objective: Objective, taken: CpuSet) -> CpuSet:

@@ -21,11 +21,10 @@ from kvmaff.placement.exchange import Steps
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.order import moved, steps
 from kvmaff.placement.placement import Placement, Score
-from kvmaff.placement.pool import pool_for
 from kvmaff.placement.request import Demand, PlacementRequest
-from kvmaff.placement.scoring import Candidate, Wants, scored
+from kvmaff.placement.scoring import Candidate
 from kvmaff.placement.search import Search
-from kvmaff.placement.taken import kept
+from kvmaff.placement.taken import cost_now
 
 __all__ = ["Gain", "rebalance"]
 
@@ -88,7 +87,11 @@ class _Cleaning:
             self._steps.take()
             if isinstance(found, str) or found.order == self._order(demand):
                 continue
-            gain = Gain(guest=demand.spec.name, before=_cost(without, demand), after=found.score)
+            gain = Gain(
+                guest=demand.spec.name,
+                before=cost_now(without.board, without.objective, demand),
+                after=found.score,
+            )
             worth = _worth(gain)
             rank = (tuple(-level for level in worth), demand.spec.max_vcpus, demand.spec.name)
             if _better(worth):
@@ -129,7 +132,10 @@ class _Cleaning:
     def _both(self, first: Demand, second: Demand) -> tuple[Search, list[Gain]] | None:
         names = {first.spec.name, second.spec.name}
         search = self.search.without(first.spec.name).without(second.spec.name)
-        before = {one.spec.name: _cost(self.search.without(one.spec.name), one) for one in (first, second)}
+        before = {
+            one.spec.name: cost_now(self.search.without(one.spec.name).board, self.search.objective, one)
+            for one in (first, second)
+        }
         gains = []
         for one in (first, second):
             found = search.fits(one)
@@ -177,17 +183,6 @@ class _Cleaning:
             if budget.memory_bytes is not None and size + memory > budget.memory_bytes:
                 continue
             yield first, second
-
-
-def _cost(without: Search, demand: Demand) -> Score:
-    """What a guest's place costs, seen as one that could be taken."""
-    taken = kept(without.board, without.objective, demand)
-    spec, found = taken.spec, taken.candidate
-    pool = pool_for(without.board, demand, without.objective, floats=False)
-    wants, *_ = Wants.of(spec, without.objective, free=pool, reach=pool, vcpus=len(spec.pinned))
-    return scored(
-        without.board, demand, wants, without.objective, found.order, found.nodes, extras=found.extras
-    ).score
 
 
 def _worth(gain: Gain) -> tuple[int, ...]:

@@ -77,9 +77,10 @@ def _asked(spec: GuestSpec, objective: Objective, board: Board) -> str:
         words.append(
             f"in {len(spec.cells)} cells of {', '.join(str(len(cell.vcpus)) for cell in spec.cells)}"
         )
-    if spec.memory_bytes and (board.memory[0] or spec.page_bytes):
+    memory = _memory(spec)
+    if memory and (board.memory[0] or spec.page_bytes):
         pages = f" in pages of {spec.page_bytes >> 10} KiB" if spec.page_bytes else ""
-        words.append(f"and {spec.memory_bytes / _GIB:.1f} GiB of memory{pages}")
+        words.append(f"and {memory / _GIB:.1f} GiB of memory{pages}")
     return " ".join(words)
 
 
@@ -95,7 +96,7 @@ def _have(search: Search, demand: Demand) -> Iterator[str]:
         if room[node.number] != len(free):
             words += f", room for {room[node.number]} of its vCPUs"
         memory = board.free_memory(spec, node.number)
-        if demand.pid is None and spec.memory_bytes and memory != ENDLESS:
+        if demand.pid is None and _memory(spec) and memory != ENDLESS:
             words += f" and {memory / _GIB:.1f} GiB of memory free"
         why = [text.format(node.cpus & cpus) for text, cpus in away if node.cpus & cpus]
         yield words + (f" ({'; '.join(why)})" if why else "")
@@ -183,13 +184,18 @@ def _removed(search: Search, demand: Demand) -> Iterator[Removal]:
         yield _removal(board, "cores", None, useless, gone, now)
         gone, pool = now, pool - useless
     spec = demand.spec
-    if demand.pid is None and spec.memory_bytes:
-        least = max(min((c.memory_bytes for c in spec.cells), default=0), spec.memory_bytes // spec.max_vcpus)
+    if demand.pid is None and _memory(spec):
+        cells = [cell.memory_bytes for cell in spec.cells if cell.memory_bytes]
+        least = min(cells) if cells else spec.memory_bytes // spec.max_vcpus
         poor = CpuSet.union_of(
             node.cpus & pool for node in board.nodes if board.free_memory(spec, node.number) < least
         )
         if poor:
             yield _removal(board, "memory", None, poor, gone, empty(pool - poor))
+
+
+def _memory(spec: GuestSpec) -> int:
+    return spec.memory_bytes or sum(cell.memory_bytes for cell in spec.cells)
 
 
 def _usable(search: Search, demand: Demand, core: CpuSet, pool: CpuSet) -> bool:
@@ -332,7 +338,7 @@ def _out_of_the_way(search: Search, demand: Demand) -> Iterator[Remedy]:
 
 
 def _fewer(search: Search, demand: Demand) -> int:
-    """The most vCPUs, fewer than asked, that would fit without cells; 0 where none would."""
+    """As many vCPUs as would fit without cells, fewer than asked, as far as a few tries tell; 0 for none."""
     spec = demand.spec
     step = spec.threads
     if spec.thread_policy is ThreadPolicy.REQUIRE:
@@ -344,12 +350,17 @@ def _fewer(search: Search, demand: Demand) -> int:
     elif spec.pinned:
         return 0  # which of them should go is not ours to say
     # memory stays as much as it is; which cells should shrink is not ours to say
-    memory = spec.memory_bytes or sum(cell.memory_bytes for cell in spec.cells)
-    for count in range(top - top % step, 0, -step):
+    memory = _memory(spec)
+    least, most = 0, top // step  # what fits, and what may: mostly what is smaller fits where something fits
+    while least < most:
+        middle = (least + most + 1) // 2
+        count = middle * step
         fewer = _changed(demand, vcpus=count, max_vcpus=count, cells=(), memory_bytes=memory)
         if _fits(search, fewer):
-            return count
-    return 0
+            least = middle
+        else:
+            most = middle - 1
+    return least * step
 
 
 def _changed(demand: Demand, **changes: object) -> Demand:

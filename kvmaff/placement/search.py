@@ -105,10 +105,10 @@ class Search:
             The place; or what it would take from others, or nothing where it has no room.
         """
         spec = promised(demand.spec, self.objective)
-        if not spec.pinned:
-            crowded = self._crowded(demand, CpuSet(), spec.max_vcpus)
-            if crowded:
-                return crowded
+        # whatever it takes, there would not be more room
+        crowded = self._crowded(demand, CpuSet(), len(spec.floating))
+        if crowded:
+            return crowded
         pool = pool_for(self.board, demand, self.objective, floats=not spec.pinned)
         if inside is not None:
             pool &= inside
@@ -278,25 +278,24 @@ class Search:
 
     def _crowded(self, demand: Demand, owned: CpuSet, floating: int) -> str:
         """Say which pool would be over-committed beyond its ratio."""
-        request = self.request
-        for pool in request.pools:
-            if pool.name == demand.spec.pool:
-                limit, name = pool.overcommit, f"CPU pool {pool.name!r}"
-                break
-        else:
-            limit, name = request.overcommit, "CPUs in no pool" if request.pools else "the host's CPUs"
-        if limit is None:
-            return ""
-        inside = request.pool_of(demand) & self.board.online
-        room = len(inside - self.board.owned - owned - request.reserved - self.board.isolated)
-        pending = sum(len(one.spec.floating) for one in self.to_float if one.spec.pool == demand.spec.pool)
-        total = self.board.floating(inside) + pending + floating
-        if total * WHOLE <= limit * room or (not floating and not total):
-            return ""
-        return (
-            f"{total} vCPUs would float over {room} CPUs of {name}, more than its over-commit ratio of "
-            f"{limit / WHOLE:g} allows"
-        )
+        request, board = self.request, self.board
+        rest = "CPUs in no pool" if request.pools else "the host's CPUs"
+        limits = [(pool.name, pool.overcommit, f"CPU pool {pool.name!r}") for pool in request.pools]
+        for name, limit, words in (*limits, (None, request.overcommit, rest)):
+            mine = name == demand.spec.pool
+            # a pool counts where a guest of the request is in it; PUs for other threads may be taken from any
+            if limit is None or not (mine or any(one.spec.pool == name for one in self.taken)):
+                continue
+            inside = board.pool_named(name)
+            room = len(inside - board.owned - owned - request.reserved - board.isolated)
+            pending = sum(len(one.spec.floating) for one in self.to_float if one.spec.pool == name)
+            total = board.floating(inside) + pending + (floating if mine else 0)
+            if total * WHOLE > limit * room and total:
+                return (
+                    f"{total} vCPUs would float over {room} CPUs of {words}, more than its over-commit ratio of "
+                    f"{limit / WHOLE:g} allows"
+                )
+        return ""
 
     # -- floating vCPUs of mixed guests
 

@@ -13,11 +13,12 @@ from kvmaff.placement.board import Board
 from kvmaff.placement.exact import pinned_cells
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.others import other_threads, promised
-from kvmaff.placement.placement import GuestPlacement, ThreadPlacement
+from kvmaff.placement.placement import GuestPlacement, Score, ThreadPlacement
+from kvmaff.placement.pool import among, pool_for
 from kvmaff.placement.request import Demand
-from kvmaff.placement.scoring import Candidate
+from kvmaff.placement.scoring import Candidate, Wants, scored
 
-__all__ = ["Taken", "finish", "kept", "known_nodes"]
+__all__ = ["Taken", "cost_now", "finish", "kept", "known_nodes"]
 
 _NOT_PROVED = "the best that was found; it is not proved that nothing better exists"
 
@@ -75,6 +76,28 @@ def kept(board: Board, objective: Objective, demand: Demand) -> Taken:
         owned=now.owned,
         cells=_cells(board, spec, sets),
     )
+
+
+def cost_now(board: Board, objective: Objective, demand: Demand) -> Score:
+    """
+    Work out what the place costs that a guest has, as if it could be taken.
+
+    Args:
+        board: The host without the guest.
+        objective: What is wanted.
+        demand: The guest, with its place.
+
+    Returns:
+        What it costs; of a guest whose vCPUs all float what it cost when it was given its place.
+    """
+    taken = kept(board, objective, demand)
+    spec, found = taken.spec, taken.candidate
+    if not spec.pinned:
+        return found.score
+    pool = pool_for(board, demand, objective, floats=False)
+    pool = among(board, spec, pool, CpuSet(found.order))
+    wants, *_ = Wants.of(spec, objective, free=pool, reach=pool, vcpus=len(spec.pinned))
+    return scored(board, demand, wants, objective, found.order, found.nodes, extras=found.extras).score
 
 
 def _node(board: Board, cpus: CpuSet) -> int:
