@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         PluginError,
         RequestError,
         SpecError,
+        SpecMismatch,
         Unsupported,
+        WrongUsage,
     )
     from kvmaff.formats.capture import Captured
     from kvmaff.formats.specs import SpecEntry, read_rules, read_specs
@@ -129,6 +131,7 @@ __all__ = [
     "Source",
     "SpecEntry",
     "SpecError",
+    "SpecMismatch",
     "Strategy",
     "Thread",
     "ThreadPlacement",
@@ -140,6 +143,7 @@ __all__ = [
     "VcpuPolicy",
     "Violation",
     "Vmm",
+    "WrongUsage",
     "capture",
     "granted",
     "guests",
@@ -178,7 +182,9 @@ _HOMES = {
         "PluginError",
         "RequestError",
         "SpecError",
+        "SpecMismatch",
         "Unsupported",
+        "WrongUsage",
     ),
     "kvmaff.guest.discover": ("Discovery",),
     "kvmaff.guest.guest": ("Guest", "GuestThread", "Role", "Source"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from kvmaff.binding.decided import last_decided
+from kvmaff.binding.decided import last_decision
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.pin import pin_guest
 from kvmaff.binding.pin import pin_process as pin_any
@@ -17,7 +17,7 @@ from kvmaff.binding.report import Report
 from kvmaff.binding.survey import demands_of, free_memory, free_pages, held_by
 from kvmaff.binding.undo import undo as undo_record
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import PlacementImpossible, RequestError
+from kvmaff.errors import PlacementImpossible, RequestError, WrongUsage
 from kvmaff.formats.capture import Captured
 from kvmaff.formats.capture import capture as write_capture
 from kvmaff.formats.matching import specs_for
@@ -36,6 +36,7 @@ from kvmaff.placement.verify import verify
 __all__ = [
     "DEFAULT_STRATEGY",
     "capture",
+    "default_policy",
     "guests",
     "pin",
     "pin_process",
@@ -49,6 +50,7 @@ __all__ = [
 
 DEFAULT_STRATEGY = "numa"
 """Who decides where nothing else is said."""
+_PLENTY = 1 << 62
 
 
 def guests(host: Host, *, vmms: Sequence[Vmm] | None = None) -> tuple[Guest, ...]:
@@ -209,6 +211,7 @@ def place(
         others: Running guests that keep their CPUs.
         anew: Forget what was decided before, also for guests to come.
         rules: CPUs that are reserved, CPU pools, over-commit ratios; :func:`read_rules` reads them from specs' files.
+            None for those of the last decision, unless it is forgotten.
         plugins: The plug-ins; None for all that are installed.
         state_dir: Where it was decided before what the others keep.
 
@@ -218,15 +221,15 @@ def place(
     Raises:
         PlacementImpossible: A guest has no place; says for each why and what would work, and has the others' places.
         PlacementRefused: The strategy's answer breaks a rule, or a plug-in objects.
-        RequestError: There is no such strategy or option.
-        SpecError: A spec contradicts what runs.
+        WrongUsage: There is no such strategy or option, or several specs are for one guest to come.
+        RequestError: There is no such strategy, and a plug-in that does not work could have had it.
+        SpecError: A spec contradicts what runs (SpecMismatch), or itself.
+        JournalError: What was decided before cannot be believed.
         PluginError: A plug-in failed.
     """
     manager = plugins or PluginManager.load()
-    known = manager.strategies().get(strategy)
-    policy = VcpuPolicy.DEDICATED if dedicated or not known else known.vcpu_policy
     able, unable = _able(guests)
-    matched = specs_for(specs, able, default=policy)
+    matched = specs_for(specs, able, default=default_policy(manager, strategy, dedicated=dedicated))
     names = Counter(guest.name for guest in (*able, *others))
     running = [
         (guest, spec if names[guest.name] == 1 else spec.with_changes(name=f"pid:{guest.pid}"))
@@ -234,13 +237,15 @@ def place(
     ]
     twice = [name for name, count in Counter(spec.name for spec in matched.to_come).items() if count > 1]
     if twice:
-        raise RequestError.of([f"several specs say what the guest to come {name!r} needs" for name in twice])
-    decided = last_decided(_journal(state_dir)) if host.live and not anew else None
+        raise WrongUsage.of([f"several specs say what the guest to come {name!r} needs" for name in twice])
+    decided, before = None, HostRules()
+    if host.live and not anew:
+        decided, before = last_decision(_journal(state_dir))
     if decided is not None:  # what is decided anew for a guest to come takes the place of what was
         again = {spec.name for spec in matched.to_come}
         kept = tuple(one for one in decided.guests if one.spec.name not in again)
         decided = attrs.evolve(decided, guests=kept)
-    rules = rules or HostRules()
+    rules = before if rules is None else rules
     request = PlacementRequest(
         host=host,
         demands=tuple(demands_of(host, running, matched.to_come)),
@@ -260,10 +265,27 @@ def place(
     return placement
 
 
+def default_policy(plugins: PluginManager, strategy: str, *, dedicated: bool) -> VcpuPolicy:
+    """
+    The vCPU policy of guests of which nothing is said.
+
+    Args:
+        plugins: The plug-ins.
+        strategy: Who decides.
+        dedicated: Whether the caller wants them dedicated.
+
+    Returns:
+        That of the strategy, unless they are dedicated anyway.
+    """
+    known = plugins.strategies().get(strategy)
+    return VcpuPolicy.DEDICATED if dedicated or not known else known.vcpu_policy
+
+
 def plan(
     host: Host,
     placement: Placement | None = None,
     *,
+    rules: HostRules | None = None,
     plugins: PluginManager | None = None,
     state_dir: str | os.PathLike[str] | None = None,
 ) -> Plan:
@@ -273,6 +295,8 @@ def plan(
     Args:
         host: The running machine.
         placement: The decision; None for what was decided and applied last.
+        rules: What is so for the host beside the decision, and kept with it; None for what it was decided from, where
+            it says that (``placement.basis``, with what plug-ins reserve), else for the rules of the last decision.
         plugins: The plug-ins; None for all that are installed.
         state_dir: Where decisions and records are kept.
 
@@ -285,19 +309,34 @@ def plan(
     """
     manager = plugins or PluginManager.load()
     journal = _journal(state_dir)
-    decided = placement if placement is not None else last_decided(journal)
+    decided, known = placement, None
+    if placement is None:
+        decided, known = last_decision(journal)
+    elif placement.basis is not None:
+        asked = placement.basis.request
+        known = HostRules(reserved=asked.reserved, overcommit=asked.overcommit, pools=asked.pools)
+    rules = known if rules is None else rules
     if decided is None:
         raise RequestError.of([f"nothing was decided yet in {journal.folder}: decide with a strategy first"])
     made = make_plan(host, decided, vmms=tuple(manager.vmms().values()))
     if placement is None:
-        _still_holds(host, made.placement)
-    return made.bound_to(journal, manager.applied)
+        _still_holds(host, made.placement, rules or HostRules())
+    return attrs.evolve(made, rules=rules).bound_to(journal, manager.applied)
 
 
-def _still_holds(host: Host, decided: Placement) -> None:
+def _still_holds(host: Host, decided: Placement, rules: HostRules) -> None:
     """A host may have changed since it was decided: CPUs gone, isolated, or given to two by two decisions."""
-    demands = tuple(Demand(spec=one.spec, pid=one.pid, start=one.start) for one in decided.guests)
-    broken = verify(PlacementRequest(host=host, demands=demands), decided)
+    # memory was there when it was decided: what is free now is without what the guests have of it already
+    sizes = {one.spec.page_bytes for one in decided.guests if one.spec.page_bytes}
+    request = PlacementRequest(
+        host=host,
+        demands=tuple(Demand(spec=one.spec, pid=one.pid, start=one.start) for one in decided.guests),
+        pages=tuple((node.number, size, _PLENTY) for node in host.topology.nodes for size in sorted(sizes)),
+        reserved=rules.reserved,
+        pools=rules.pools,
+        overcommit=rules.overcommit,
+    )
+    broken = verify(request, decided)
     if broken:
         raise RequestError.of(
             [f"what was decided does not hold any more: {one.message}; decide anew" for one in broken]

@@ -8,7 +8,7 @@ since fleet work crosses processes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "AmbiguousGuest",
@@ -25,7 +25,9 @@ __all__ = [
     "PluginError",
     "RequestError",
     "SpecError",
+    "SpecMismatch",
     "Unsupported",
+    "WrongUsage",
 ]
 
 
@@ -130,7 +132,7 @@ class RequestError(KvmaffError, ValueError):
     problems: tuple[str, ...]
 
     @classmethod
-    def of(cls, problems: list[str]) -> RequestError:
+    def of(cls, problems: list[str]) -> Self:
         """
         The error for a list of problems.
 
@@ -143,9 +145,18 @@ class RequestError(KvmaffError, ValueError):
         return cls("\n".join(problems), problems=tuple(problems))
 
 
+class WrongUsage(RequestError):
+    """
+    A request that is written wrongly whatever the machine is: a strategy, an option or a value of it that there is not.
+
+    Attributes:
+        problems: Everything that is wrong with it, one sentence each.
+    """
+
+
 class SpecError(KvmaffError, ValueError):
     """
-    A file of guests' specs that cannot be used as it stands, or that contradicts the guests that run.
+    A file of guests' specs that cannot be used as it stands, or (:class:`SpecMismatch`) not with the guests that run.
 
     Attributes:
         path: The file.
@@ -156,7 +167,7 @@ class SpecError(KvmaffError, ValueError):
     problems: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: str, problems: list[str]) -> SpecError:
+    def of(cls, path: str, problems: list[str]) -> Self:
         """
         The error for a list of problems.
 
@@ -168,6 +179,16 @@ class SpecError(KvmaffError, ValueError):
             The error, its text all the sentences, a line each.
         """
         return cls("\n".join(problems), path=path, problems=tuple(problems))
+
+
+class SpecMismatch(SpecError):
+    """
+    Specs that contradict nothing but the guests that run.
+
+    Attributes:
+        path: The file.
+        problems: Everything in which they do, one sentence each; each names the file and the line or the field.
+    """
 
 
 class JournalError(KvmaffError, OSError):

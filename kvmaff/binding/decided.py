@@ -2,8 +2,10 @@
 What was decided last, kept beside the records.
 
 ``plan`` and ``apply`` without a strategy compare with this, so that drift and hot-plug lead back to the decision and
-not to a new one. Masks end with the kernel that keeps them, decisions do not: after a reboot a guest is known again by
-name and UUID, while a process number of an earlier boot means nothing.
+not to a new one. The rules of the host that it was decided under (reserved CPUs, pools, ratios) are kept beside it:
+without them nobody could say whether it still holds, and who decides for one guest later would not know them. Masks end
+with the kernel that keeps them, decisions do not: after a reboot a guest is known again by name and UUID, while a
+process number of an earlier boot means nothing.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ from kvmaff.guest.spec import (
 )
 from kvmaff.kernel.scan import Proc
 from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
+from kvmaff.placement.request import HostRules, Pool
 
-__all__ = ["decided_text", "last_decided", "merged_text", "same_guest"]
+__all__ = ["decided_text", "last_decided", "last_decision", "merged_text", "same_guest"]
 
-_VERSION = 2
+_VERSION = 3
 
 
 def last_decided(journal: Journal) -> Placement | None:
@@ -45,18 +48,34 @@ def last_decided(journal: Journal) -> Placement | None:
         journal: The folder of records.
 
     Returns:
-        The placement, or None where nothing was decided. Process numbers of an earlier boot or of another pid
-        namespace are left out.
+        The placement, as :func:`last_decision` has it.
+
+    Raises:
+        JournalError: The file is damaged or not ours to believe.
+    """
+    return last_decision(journal)[0]
+
+
+def last_decision(journal: Journal) -> tuple[Placement | None, HostRules]:
+    """
+    Read what was decided last, and under which rules.
+
+    Args:
+        journal: The folder of records.
+
+    Returns:
+        The placement, or None where nothing was decided, and what is so for the host beside it. Process numbers of an
+        earlier boot or of another pid namespace are left out.
 
     Raises:
         JournalError: The file is damaged or not ours to believe.
     """
     if not journal.exists():
-        return None
+        return None, HostRules()
     with journal.locked() as folder:
         text = decided_text(folder)
     if not text:
-        return None
+        return None, HostRules()
     path = f"{journal.folder}/{DECIDED}"
     try:
         return _from_data(json.loads(text))
@@ -85,13 +104,16 @@ def decided_text(folder: Folder) -> str:
         return ""  # no text: there is nothing to come back to
 
 
-def merged_text(folder: Folder, placement: Placement, *, whole: bool = False) -> str:
+def merged_text(
+    folder: Folder, placement: Placement, rules: HostRules | None = None, *, whole: bool = False
+) -> str:
     """
     A decision as it is kept, with what was decided before of other guests that still run, or are to come.
 
     Args:
         folder: The locked folder.
         placement: What was decided.
+        rules: What is so for the host beside it; None for what was so before.
         whole: Nothing that was decided before stays.
 
     Returns:
@@ -101,9 +123,12 @@ def merged_text(folder: Folder, placement: Placement, *, whole: bool = False) ->
         JournalError: The file with the last decision is not ours to believe.
     """
     try:
-        before = _from_data(json.loads(decided_text(folder) or "null")).guests
+        last, known = _from_data(json.loads(decided_text(folder) or "null"))
+        before = last.guests
     except (ValueError, RecursionError):
-        before = ()  # nothing, or nothing to believe
+        before, known = (), HostRules()  # nothing, or nothing to believe
+    if rules is None:
+        rules = HostRules() if whole else known
     # another process may have the same name: only a decision for one that does not run goes by name
     processes = {(guest.pid, guest.start) for guest in placement.guests if guest.pid is not None}
     names = {guest.spec.name for guest in placement.guests}
@@ -114,7 +139,7 @@ def merged_text(folder: Folder, placement: Placement, *, whole: bool = False) ->
         or (guest.pid is None and guest.spec.name not in names)
     ]
     merged = attrs.evolve(placement, guests=(*placement.guests, *others))
-    return json.dumps(_to_data(merged)) + "\n"
+    return json.dumps(_to_data(merged, rules)) + "\n"
 
 
 def same_guest(decided: GuestPlacement, guests: Sequence[Guest]) -> Guest | None:
@@ -146,7 +171,7 @@ def _lives(guest: GuestPlacement) -> bool:
         return any(task.tid == guest.pid and task.start == guest.start for task in proc.tasks([guest.pid]))
 
 
-def _to_data(placement: Placement) -> dict[str, Any]:
+def _to_data(placement: Placement, rules: HostRules) -> dict[str, Any]:
     guests = []
     for guest in placement.guests:
         spec = attrs.asdict(guest.spec)
@@ -170,11 +195,19 @@ def _to_data(placement: Placement) -> dict[str, Any]:
         "boot": boot_id(),
         "namespace": pid_namespace(),
         "strategy": placement.strategy,
+        "rules": {
+            "reserved": rules.reserved.cpulist,
+            "overcommit": rules.overcommit,
+            "pools": [
+                {"name": pool.name, "cpus": pool.cpus.cpulist, "overcommit": pool.overcommit}
+                for pool in rules.pools
+            ],
+        },
         "guests": guests,
     }
 
 
-def _from_data(data: object) -> Placement:
+def _from_data(data: object) -> tuple[Placement, HostRules]:
     top = Fields(data, "the decision")
     version = top.number("kvmaff")
     if version != _VERSION:
@@ -183,7 +216,23 @@ def _from_data(data: object) -> Placement:
     guests = [
         _guest(Fields(item, f"guest {place}"), here=here) for place, item in enumerate(top.items("guests"))
     ]
-    return Placement(strategy=top.text("strategy"), guests=tuple(guests))
+    rules = _rules(Fields(top.value("rules"), "the rules"))
+    return Placement(strategy=top.text("strategy"), guests=tuple(guests)), rules
+
+
+def _rules(fields: Fields) -> HostRules:
+    pools = [
+        Pool(name=one.text("name"), cpus=one.cpus("cpus"), overcommit=one.number_or_none("overcommit", 1))
+        for one in (Fields(item, f"{fields.where}: pool") for item in fields.items("pools"))
+    ]
+    names, cpus = {pool.name for pool in pools}, CpuSet.union_of(pool.cpus for pool in pools)
+    if len(names) < len(pools) or len(cpus) < sum(len(pool.cpus) for pool in pools):
+        raise ValueError(f"{fields.where}: pools are in each other's way")
+    return HostRules(
+        reserved=CpuSet.parse(fields.text("reserved")),
+        overcommit=fields.number_or_none("overcommit", 1),
+        pools=tuple(pools),
+    )
 
 
 def _guest(fields: Fields, *, here: bool) -> GuestPlacement:

@@ -28,6 +28,7 @@ from kvmaff.host.reader import Host
 from kvmaff.host.tree import open_tree
 from kvmaff.kernel.masks import Raw
 from kvmaff.placement.placement import GuestPlacement, Placement
+from kvmaff.placement.request import HostRules
 
 __all__ = ["Change", "Plan", "make_plan", "owned_cpus"]
 
@@ -64,6 +65,7 @@ class Plan:
         absent: Names of decided guests that do not run.
         homeless: vCPUs that run and for which no place was decided, a sentence each.
         busy: CPUs that threads of other guests are bound to.
+        rules: What is so for the host beside the decision, kept with it; None for what was so before.
         whole: Whether the decision takes the place of every earlier one, not only of those for its guests.
         vmms: VMMs to know beside the built-in ones.
         journal: Where the record that undoes it, and the decision, are kept; None for the default folder.
@@ -76,6 +78,7 @@ class Plan:
     absent: tuple[str, ...] = ()
     homeless: tuple[str, ...] = ()
     busy: CpuSet = attrs.field(factory=CpuSet)
+    rules: HostRules | None = None
     whole: bool = False
     vmms: tuple[Vmm, ...] = ()
     journal: Journal | None = None
@@ -145,7 +148,7 @@ class Plan:
                 done |= {(one.thread.tid, one.thread.start) for one in later}
             if later:
                 raise RequestError.of(["guests start threads faster than they can be bound; apply it again"])
-            text = merged_text(folder, self.placement, whole=self.whole)
+            text = merged_text(folder, self.placement, self.rules, whole=self.whole)
             if text != decided_text(folder):
                 transaction.note()  # before it is kept: a decision is undone, too, where no mask had to change
                 folder.put(DECIDED, text)

@@ -62,16 +62,22 @@ def demands_of(
 
 
 def _with_devices(demand: Demand, found: Sequence[str], host: Host) -> Demand:
-    """Say on which nodes a guest's devices are, those found and those that its spec names."""
+    """
+    Say on which nodes a guest's devices are, those found and those that its spec names.
+
+    A node that the host has not is said of a device that is named, so that it is refused like one that is said to be
+    there; a guest that runs has its devices wherever they are.
+    """
     named = demand.spec.devices
     if not named and not found:
         return demand
     there = {device.address: device.node for device in pci_devices(host.root)} if named or found else {}
     told = {node.number for node in host.topology.nodes}
-    nodes = {node for address in (*found, *named) if (node := there.get(address)) in told}
+    nodes = {there.get(address) for address in named} if told else set()
+    nodes |= {node for address in found if (node := there.get(address)) in told}
     return attrs.evolve(
         demand,
-        devices=tuple(sorted(nodes - {None})),
+        devices=tuple(sorted(node for node in nodes if node is not None)),
         absent=tuple(address for address in named if address not in there),
     )
 
@@ -95,30 +101,27 @@ def held_by(guests: Sequence[Guest], decided: Placement | None, placed: Sequence
         found = same_guest(one, [*guests, *placed])
         if found is not None:
             known[found.pid] = one
-        elif one.pid is None and owned_cpus(one):
+        elif one.pid is None:
             # to come; the place of one that ran and has ended is free for others
             own = owned_cpus(one)
-            held.append(
-                Held(name=one.spec.name, cpus=own, dedicated=True, trust_domain=one.spec.trust_domain)
-            )
+            held += _parts(one.spec.name, own, one.cpus, len(one.spec.floating), one.spec.trust_domain)
     for guest in guests:
         decision = known.get(guest.pid)
         own, floats = _held(guest, decision)
         domain = decision.spec.trust_domain if decision else None
-        if own:
-            held.append(Held(name=guest.name, cpus=own, dedicated=True, trust_domain=domain))
-        if floats - own:
-            count = sum(thread.mask is not None and len(thread.mask) > 1 for thread in guest.vcpus)
-            held.append(
-                Held(
-                    name=guest.name,
-                    cpus=floats - own,
-                    dedicated=False,
-                    vcpus=count,
-                    trust_domain=domain,
-                )
-            )
+        count = sum(thread.mask is not None and not thread.mask <= own for thread in guest.vcpus)
+        held += _parts(guest.name, own, floats, count, domain)
     return held
+
+
+def _parts(name: str, own: CpuSet, cpus: CpuSet, floating: int, domain: str | None) -> list[Held]:
+    """What is a guest's alone, and what it uses besides, with the vCPUs that float there."""
+    parts = []
+    if own:
+        parts.append(Held(name=name, cpus=own, dedicated=True, trust_domain=domain))
+    if cpus - own:
+        parts.append(Held(name=name, cpus=cpus - own, dedicated=False, vcpus=floating, trust_domain=domain))
+    return parts
 
 
 def _held(guest: Guest, decided: GuestPlacement | None) -> tuple[CpuSet, CpuSet]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,13 +16,14 @@ from rich.console import Console
 
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.report import Report
-from kvmaff.errors import BindingFailed, KvmaffError, RequestError
+from kvmaff.errors import BindingFailed, KvmaffError, RequestError, SpecError, SpecMismatch, WrongUsage
 from kvmaff.formats.plain import report_data
 from kvmaff.report.tables import report_table
 
 __all__ = [
     "Group",
     "console",
+    "exit_code",
     "finish_binding",
     "json_errors",
     "json_option",
@@ -38,6 +40,12 @@ def _root(_context: click.Context, _parameter: click.Parameter, value: str) -> s
     if not value:
         # an empty path would be the folder that happens to be the current one
         raise click.BadParameter("no path is given; / is this machine")
+    try:
+        os.stat(value)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise click.BadParameter(f"there is no {value!r}") from None
+    except OSError:
+        pass  # it is there, and reading it says why that cannot be done
     return value
 
 
@@ -65,8 +73,24 @@ state_option = click.option(
 )
 
 
+def exit_code(error: KvmaffError) -> int:
+    """
+    Tell wrong usage from what cannot be done; no other place decides that.
+
+    Args:
+        error: What went wrong.
+
+    Returns:
+        2 for what was typed or written wrongly whatever the machine is, 1 for what this machine, its guests or its
+        kernel cannot do. What click refuses has 2 as well.
+    """
+    if isinstance(error, SpecMismatch):
+        return 1
+    return 2 if isinstance(error, WrongUsage | SpecError) else 1
+
+
 class Group(click.Group):
-    """The commands; what kvmaff raises on purpose becomes a message and exit code 1."""
+    """The commands; what kvmaff raises on purpose becomes a message and an exit code."""
 
     def invoke(self, context: click.Context) -> Any:
         """
@@ -79,13 +103,13 @@ class Group(click.Group):
             What the command returns.
 
         Raises:
-            Exit: With 1, after saying what went wrong.
+            Exit: With 1 or 2, after saying what went wrong.
         """
         try:
             return super().invoke(context)
         except KvmaffError as error:
             say(str(error))
-            raise click.exceptions.Exit(1) from error
+            raise click.exceptions.Exit(exit_code(error)) from error
         except BrokenPipeError:
             raise  # click's: the reader went away
         except OSError as error:
@@ -159,15 +183,16 @@ def finish_binding(call: Callable[[], Report], *, as_json: bool) -> None:
         as_json: Print JSON instead of a table.
 
     Raises:
-        Exit: With 1, where not everything was done.
+        Exit: With 1 or 2, where not everything was done.
     """
     errors: tuple[str, ...] = ()
+    code = 1
     try:
         report = call()
     except BindingFailed as error:
         report, errors = error.report, tuple(error.message.splitlines())
     except KvmaffError as error:
-        report = Report(ok=False, threads=())
+        report, code = Report(ok=False, threads=()), exit_code(error)
         errors = error.problems if isinstance(error, RequestError) else tuple(str(error).splitlines())
     if not errors and not report.ok:
         errors = report.problems
@@ -185,4 +210,4 @@ def finish_binding(call: Callable[[], Report], *, as_json: bool) -> None:
     for line in errors:
         say(line)
     if not report.ok:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(code)

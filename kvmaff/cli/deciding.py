@@ -10,12 +10,13 @@ from typing import Any
 import attrs
 import click
 
-from kvmaff.api import DEFAULT_STRATEGY, place
+from kvmaff.api import DEFAULT_STRATEGY, default_policy, place
+from kvmaff.binding.decided import last_decision
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import root_option, say
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import CpuTextError, PlacementImpossible, RequestError
-from kvmaff.formats.matching import means, specs_for
+from kvmaff.errors import CpuTextError, PlacementImpossible, WrongUsage
+from kvmaff.formats.matching import means, specs_for, void_affinities
 from kvmaff.formats.specs import SpecEntry, read_file
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
@@ -120,6 +121,7 @@ class Decision:
         strategy: Who decided.
         placement: The places; None where there is none.
         unplaced: The guests without one.
+        rules: What was so for the host.
         plugins: The plug-ins.
     """
 
@@ -127,6 +129,7 @@ class Decision:
     strategy: str
     placement: Placement | None
     unplaced: tuple[Unplaced, ...]
+    rules: HostRules
     plugins: PluginManager
 
 
@@ -150,10 +153,18 @@ def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
     host = read_host(root)
     files = [(file, *read_file(file)) for file in asked.spec_files]
     entries = tuple(entry for _, found, _ in files for entry in found)
-    rules = _rules(asked.reserved, [(file, more) for file, _, more in files])
+    decided, before = None, HostRules()
+    if host.live and asked.names:  # who decides for all decides anew, rules included
+        decided, before = last_decision(journal)
+    rules = _rules(asked.reserved, [(file, more) for file, _, more in files], before)
     running = find_guests(root, vmms=tuple(plugins.vmms().values())) if host.live or _has_proc(root) else ()
     to_place, entries = _named(running, entries, asked.names)
-    for warning in specs_for(entries, [one for one in to_place if one.verified and not one.doubt]).warnings:
+    policy = default_policy(plugins, chosen, dedicated=asked.dedicated)
+    able = [one for one in to_place if one.verified and not one.doubt]
+    matched = specs_for(entries, able, default=policy)
+    there = {guest.name for guest in running if guest.verified} | {spec.name for spec in matched.to_come}
+    there |= {one.spec.name for one in (decided.guests if decided else ()) if one.pid is None}
+    for warning in (*matched.warnings, *void_affinities(entries, there)):
         say(warning)
     for guest in to_place:
         if not guest.verified:
@@ -173,16 +184,17 @@ def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
             plugins=plugins,
             state_dir=journal.folder,
         )
+        unplaced: tuple[Unplaced, ...] = ()
     except PlacementImpossible as error:
-        return Decision(
-            host=host, strategy=chosen, placement=error.placement, unplaced=error.unplaced, plugins=plugins
-        )
-    return Decision(host=host, strategy=chosen, placement=placement, unplaced=(), plugins=plugins)
+        placement, unplaced = error.placement, error.unplaced
+    return Decision(
+        host=host, strategy=chosen, placement=placement, unplaced=unplaced, rules=rules, plugins=plugins
+    )
 
 
-def _rules(reserved: CpuSet, files: Iterable[tuple[str, HostRules]]) -> HostRules:
-    """What all files, and the command line, say of the host together."""
-    rules = HostRules(reserved=reserved)
+def _rules(reserved: CpuSet, files: Iterable[tuple[str, HostRules]], before: HostRules) -> HostRules:
+    """What all files, and the command line, say of the host together; what no file says is as it was decided before."""
+    rules = HostRules()
     problems = []
     for file, more in files:
         if None not in (rules.overcommit, more.overcommit) and rules.overcommit != more.overcommit:
@@ -199,8 +211,12 @@ def _rules(reserved: CpuSet, files: Iterable[tuple[str, HostRules]]) -> HostRule
             pools=(*rules.pools, *more.pools),
         )
     if problems:
-        raise RequestError.of(problems)
-    return rules
+        raise WrongUsage.of(problems)
+    return HostRules(
+        reserved=(rules.reserved or before.reserved) | reserved,
+        overcommit=before.overcommit if rules.overcommit is None else rules.overcommit,
+        pools=rules.pools or before.pools,
+    )
 
 
 def _named(

@@ -35,17 +35,19 @@ def planned(asked: Asked, journal: Journal) -> Plan:
         UsageError: Something is said that only a new decision could use.
     """
     if asked.strategy is None:
-        if asked.names or asked.options or asked.spec_files or asked.dedicated:
+        if asked.names or asked.options or asked.spec_files or asked.dedicated or asked.reserved:
             raise click.UsageError(
                 "without --strategy the machine is compared with what was decided last; "
-                "with guests, options, specs or --dedicated, say --strategy NAME too"
+                "with guests, options, specs, --reserved or --dedicated, say --strategy NAME too"
             )
         return make_plan(read_host(), plugins=PluginManager.load(), state_dir=journal.folder)
     found = decide(asked, journal)
     if found.unplaced or found.placement is None:
         lines = [f"{one.name} has no place: {reason}" for one in found.unplaced for reason in one.reasons]
         raise PlacementImpossible("\n".join(lines), unplaced=found.unplaced, placement=found.placement)
-    made = make_plan(found.host, found.placement, plugins=found.plugins, state_dir=journal.folder)
+    made = make_plan(
+        found.host, found.placement, rules=found.rules, plugins=found.plugins, state_dir=journal.folder
+    )
     return attrs.evolve(made, whole=not asked.names)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "iothreads",
     "is_pattern",
     "near_miss",
+    "nearest",
     "number",
     "text",
     "uuid",
@@ -43,6 +44,20 @@ MAX_NODES = 1024
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
+def nearest(wrong: str, words: Iterable[str]) -> str | None:
+    """
+    Find what may have been meant.
+
+    Args:
+        wrong: What was written.
+        words: What may be written.
+
+    Returns:
+        The word that is nearest, or None where no word is near.
+    """
+    return next(iter(difflib.get_close_matches(wrong[:MAX_NAME], list(words), 1)), None)
+
+
 def near_miss(wrong: str, words: Iterable[str]) -> str:
     """
     Suggest what was meant.
@@ -54,8 +69,8 @@ def near_miss(wrong: str, words: Iterable[str]) -> str:
     Returns:
         ``; did you mean "…"?``, or nothing where no word is near.
     """
-    near = difflib.get_close_matches(wrong[:MAX_NAME], words, 1)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    near = nearest(wrong, words)
+    return f'; did you mean "{near}"?' if near else ""
 
 
 def number(least: int, most: int) -> Callable[[object], int]:

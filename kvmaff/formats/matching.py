@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
 
-from kvmaff.errors import SpecError
-from kvmaff.formats.specs import SpecEntry, spec_problems
+from kvmaff.errors import SpecError, SpecMismatch
+from kvmaff.formats.fields import near_miss
+from kvmaff.formats.specs import SpecEntry
+from kvmaff.formats.tomltext import shown
+from kvmaff.formats.trial import spec_problems
 from kvmaff.guest.guest import Guest, Role
 from kvmaff.guest.spec import MAX_VCPUS, GuestSpec, VcpuPolicy
 from kvmaff.kernel.text import printable
 
-__all__ = ["MatchedSpecs", "means", "specs_for"]
+__all__ = ["MatchedSpecs", "means", "specs_for", "void_affinities"]
 
 _COMM = 15
 """The kernel cuts a thread's name to so many bytes."""
@@ -61,11 +64,13 @@ def specs_for(
         The specs of the running guests and of those to come, and what was left over.
 
     Raises:
-        SpecError: An entry contradicts what runs, means several guests where it can mean only one, or competes with
+        SpecMismatch: An entry contradicts what runs, means several guests where it can mean only one, or competes with
             another one for a guest; says everything that is wrong.
+        SpecError: An entry for a guest to come contradicts itself under that default; says all of the above, too.
     """
     known, present = tuple(entries), tuple(guests)
     problems: list[str] = []
+    kind: type[SpecError] = SpecMismatch
     running, to_come, warnings = [], [], []
     for guest in present:
         best = _best(known, guest)
@@ -88,14 +93,38 @@ def specs_for(
         else:
             values = {"vcpu_policy": default, **entry.given(), "name": entry.name, "uuid": entry.uuid}
             wrong = spec_problems(values)
+            kind = SpecError if wrong else kind
             if any(guest.name == entry.name for guest in present):
                 wrong.append(("uuid", "the guest that runs under this name does not show this UUID"))
             problems += [entry.problem(what, field) for field, what in wrong]
             if not wrong:
                 to_come.append(GuestSpec(**values))
     if problems:
-        raise SpecError.of(known[0].path, problems)
+        raise kind.of(known[0].path, problems)
     return MatchedSpecs(running=tuple(running), to_come=tuple(to_come), warnings=tuple(warnings))
+
+
+def void_affinities(entries: Iterable[SpecEntry], names: Collection[str]) -> tuple[str, ...]:
+    """
+    Find affinities that are no rule, since the guest is not there that they name; it may be misspelt.
+
+    Args:
+        entries: What a file says.
+        names: The guests that are there: those that run, and those to come for which there is a place or is to be one.
+
+    Returns:
+        A sentence for each such guest of each entry.
+    """
+    found = []
+    for entry in entries:
+        for field in ("affinity", "anti_affinity"):
+            for name in dict.fromkeys(one.guest for one in getattr(entry, field) or ()):
+                if name not in names:
+                    miss = near_miss(name, names)
+                    found.append(
+                        entry.problem(f"there is no guest {shown(name)}, so that it is no rule{miss}", field)
+                    )
+    return tuple(found)
 
 
 def means(entry: SpecEntry, guest: Guest) -> bool:

@@ -5,7 +5,8 @@ What is so for the host whoever its guests are stands beside them: ``[host]`` an
 :mod:`kvmaff.formats.hostrules`.
 
 Rule: everything that is wrong with a file is said at once. So no check stops at its first finding, and what could
-follow from a finding is not looked for: where a number is wrong, nothing that is computed with it is a contradiction.
+follow from a finding is not looked for: where a number is wrong, nothing that is computed with it is a contradiction
+(:mod:`kvmaff.formats.trial`).
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from kvmaff.formats import amounts, fields
 from kvmaff.formats.hostrules import host_rules
 from kvmaff.formats.tables import Keys, Tables
 from kvmaff.formats.tomltext import Path, cleaned, parse_document, read_text, shown
+from kvmaff.formats.trial import filled_up, spec_problems, under
 from kvmaff.guest.spec import (
     MAX_VCPUS,
     Affinity,
     EmulatorPolicy,
     GuestCell,
-    GuestSpec,
-    SpecContradiction,
     ThreadPolicy,
     VcpuPolicy,
 )
@@ -41,7 +41,6 @@ __all__ = [
     "read_file",
     "read_rules",
     "read_specs",
-    "spec_problems",
 ]
 
 _POLICIES: Keys = {
@@ -73,14 +72,6 @@ _CELL: Keys = {
     "vcpus": ("vcpus", fields.vcpus),
     "memory": ("memory_bytes", amounts.memory_bytes),
 }
-_FOR_DEDICATED = frozenset(
-    {
-        ("thread_policy", ThreadPolicy.REQUIRE),
-        ("thread_policy", ThreadPolicy.ISOLATE),
-        ("emulator_policy", EmulatorPolicy.ISOLATE),
-        ("iothread_policy", EmulatorPolicy.ISOLATE),
-    }
-)
 _KEY_OF = {"cells": "cell", **{field: key for key, (field, _) in _GUEST.items()}}
 
 
@@ -269,26 +260,6 @@ def _parsed(text: str, where: str) -> tuple[tuple[SpecEntry, ...], HostRules]:
     return tuple(entries), rules
 
 
-def spec_problems(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """
-    What a spec of these values would be refused for.
-
-    Args:
-        values: Fields of :class:`~kvmaff.guest.spec.GuestSpec`.
-
-    Returns:
-        Each (field, what is wrong with it).
-    """
-    name = values.get("name")
-    if not name or fields.is_pattern(name):
-        name = "*"  # which no guest is near to or apart from
-    try:
-        GuestSpec(**{**values, "name": name})
-    except SpecContradiction as error:
-        return list(error.problems)
-    return []
-
-
 def _label(number: int, name: object, uuid: object) -> str:
     """Call a guest by what it has: its number, and its name or UUID."""
     if isinstance(name, str) and name:
@@ -316,21 +287,28 @@ def _entry(tables: Tables, place: int, table: object, defaults: Mapping[str, Any
     if not isinstance(table, dict):
         tables.note(path, f"guest {place + 1}: is a table, not {shown(table)}")
         return None
-    before = len(tables.problems)
     label = _label(place + 1, table.get("name"), table.get("uuid")) + ": "
-    tables.unknown(path, label, table, (*_GUEST, "cell"))
+    meant = tables.unknown(path, label, table, (*_GUEST, "cell"))
     values = tables.values(path, label, table, _GUEST)
+    # what is given under a key that is misspelt is not known either
+    given = meant | table.keys()
+    wrong = {field for field, key in _KEY_OF.items() if key in given and field not in values}
     if "cell" in table:
-        values["cells"] = _cells(tables, (*path, "cell"), label, table["cell"])
+        before = len(tables.problems)
+        cells = _cells(tables, (*path, "cell"), label, table["cell"])
+        if cells is not None:
+            values["cells"] = cells
+        if len(tables.problems) == before:
+            wrong.discard("cells")
     if "name" not in table and "uuid" not in table:
         tables.note(path, f'{label}has neither a name nor a uuid; name = "*" is every guest')
     if "uuid" in values and "name" in values and fields.is_pattern(values["name"]):
         tables.note((*path, "name"), f"{label}name: is a pattern, but the uuid means one guest")
-    sound = len(tables.problems) == before
-    if "dedicated_vcpus" in values:
+    if "dedicated_vcpus" in given:
         values.setdefault("vcpu_policy", VcpuPolicy.MIXED)
-    values = _under(values, defaults)
-    for field, what in spec_problems(_trial(values, sound=sound)):
+    # what a table says wrongly it has said: no default takes the place of that
+    values = under(values, {field: value for field, value in defaults.items() if field not in wrong})
+    for field, what in spec_problems(filled_up(values, wrong)):
         key = _KEY_OF[field]
         tables.note((*path, key), f"{label}{key}: {what}")
     places = {key: tables.document.at(*path, key) for key in ("", *_KEY_OF.values())}
@@ -338,19 +316,24 @@ def _entry(tables: Tables, place: int, table: object, defaults: Mapping[str, Any
 
 
 def _cells(tables: Tables, path: Path, label: str, found: object) -> tuple[GuestCell, ...] | None:
+    """Read a guest's cells: None where their vCPUs are not known, and without memory where that is not."""
     if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
         tables.note(path, f"{label}cell: is written [[guest.cell]], one such table a cell")
         return None
-    cells = []
+    cells: list[GuestCell] = []
+    memory = True
     for place, table in enumerate(found):
         own = f"{label}cell {place + 1}: "
         tables.unknown((*path, place), own, table, _CELL)
         values = tables.values((*path, place), own, table, _CELL)
         if "vcpus" not in table:
             tables.note((*path, place), f'{own}vcpus: is missing; a list such as "0-3,5"')
-        elif "vcpus" in values:
+        memory = memory and ("memory" not in table or "memory_bytes" in values)
+        if "vcpus" in values:
             cells.append(GuestCell(**values))
-    return tuple(cells)
+    if len(cells) < len(found):
+        return None
+    return tuple(cells) if memory else tuple(GuestCell(vcpus=cell.vcpus) for cell in cells)
 
 
 def _twice(tables: Tables, entries: Iterable[SpecEntry], field: str) -> None:
@@ -361,38 +344,3 @@ def _twice(tables: Tables, entries: Iterable[SpecEntry], field: str) -> None:
             taken = f"{field}: {shown(value)} is guest {first[value].number}'s already"
             label = _label(entry.number, entry.name, entry.uuid)
             tables.note(("guest", entry.number - 1, field), f"{label}: {taken}")
-
-
-def _under(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a file's defaults under what a guest's own table says."""
-    if values.get("vcpu_policy") is VcpuPolicy.SHARED:
-        # "shared" says otherwise than a default that is for dedicated guests only
-        defaults = {field: value for field, value in defaults.items() if (field, value) not in _FOR_DEDICATED}
-    return {**defaults, **values}
-
-
-def _trial(values: Mapping[str, Any], *, sound: bool) -> dict[str, Any]:
-    """
-    Fill up what a table gives to a spec that is refused only for what the table says.
-
-    Args:
-        values: The fields that are given and right.
-        sound: Whether those are all that the table wants to give; else numbers may be missing that others go with.
-
-    Returns:
-        The spec's fields.
-    """
-    policies = ("vcpu_policy", "thread_policy", "emulator_policy", "iothread_policy", "threads")
-    trial = {field: value for field, value in values.items() if sound or field in policies}
-    # whoever applies the file may say that guests are dedicated
-    trial.setdefault("vcpu_policy", VcpuPolicy.DEDICATED)
-    if not sound and trial["vcpu_policy"] is VcpuPolicy.MIXED:
-        trial["vcpu_policy"] = VcpuPolicy.DEDICATED  # which of them are is not looked at
-    if "vcpus" not in trial:
-        trial["vcpus"] = 1
-        inside = sum(len(cell.vcpus) for cell in trial.get("cells", ()))
-        threads = trial.get("threads", 1)
-        least = max(trial.get("dedicated_vcpus", (-1,))) + 2
-        most = MAX_VCPUS // threads * threads
-        trial.setdefault("max_vcpus", inside or min(max(2 * threads, -(-least // threads) * threads), most))
-    return trial

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from kvmaff.formats.fields import near_miss
+from kvmaff.formats.fields import near_miss, nearest
 from kvmaff.formats.tomltext import Document, Path, shown
 
 __all__ = ["Keys", "Tables"]
@@ -91,7 +91,7 @@ class Tables:
                         self.note((*path, key), f"{label}{key}: {what}")
         return values
 
-    def unknown(self, path: Path, label: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
+    def unknown(self, path: Path, label: str, table: Mapping[str, Any], known: Iterable[str]) -> set[str]:
         """
         Note the keys of a table that nobody knows.
 
@@ -100,9 +100,14 @@ class Tables:
             label: What its problems begin with.
             table: The table.
             known: The keys that it may hold.
+
+        Returns:
+            The keys that may have been meant, of those that the table does not hold.
         """
-        words = list(known)
+        words, meant = list(known), set()
         for key in table:
             if key not in words:
                 miss = near_miss(key, words) or f"; known are {', '.join(words)}"
                 self.note((*path, key), f"{label}{shown(key)} is no key here{miss}")
+                meant.add(nearest(key, words))
+        return {key for key in meant if key is not None and key not in table}

@@ -61,12 +61,12 @@ class Document:
             *path: The way to it.
 
         Returns:
-            Its line, else that of the table that lacks it, else None.
+            Its line, else that of the table that lacks it or of what it is written inside, else None.
         """
-        line = self.lines.get(path)
-        if line is None and path and isinstance(path[-1], str):
-            line = self.lines.get(path[:-1])
-        return line
+        for length in range(len(path), 0, -1):
+            if line := self.lines.get(path[:length]):
+                return line
+        return None
 
     def at(self, *path: str | int) -> str:
         """

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import attrs
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import PlacementImpossible, PlacementRefused, PluginError, RequestError
+from kvmaff.errors import PlacementImpossible, PlacementRefused, PluginError, RequestError, WrongUsage
 from kvmaff.hooks.answers import judge_admission, judge_objective, judge_unplaced
 from kvmaff.hooks.blame import Origin, blamed, clean
 from kvmaff.hooks.options import build_options, near_miss, rebuild_options
@@ -67,7 +67,8 @@ def decide(
         The placement.
 
     Raises:
-        RequestError: There is no such strategy, or an option is wrong.
+        WrongUsage: There is no such strategy, or an option is wrong.
+        RequestError: There is no such strategy, and a plug-in that does not work could have had it.
         PlacementImpossible: A guest has no place.
         PlacementRefused: The answer breaks a rule, or a plug-in objects.
         PluginError: A plug-in failed.
@@ -103,7 +104,8 @@ def find_strategy(panel: Panel, name: str) -> tuple[Strategy, Origin]:
         It, and whose it is.
 
     Raises:
-        RequestError: There is none; says what was near, and all there are.
+        WrongUsage: There is none; says what was near, and all there are.
+        RequestError: The same, where a plug-in that does not work could have had it.
         PluginError: There is, but it cannot be used, or several have the name.
     """
     strategy, origin = panel.strategy(name)
@@ -112,7 +114,9 @@ def find_strategy(panel: Panel, name: str) -> tuple[Strategy, Origin]:
         listed = f"there are: {', '.join(names)}" if names else "there is none at all"
         near = near_miss(name, names)
         said = f"no strategy '{clean(name, 60)}'{near}{'' if near else ';'} {listed}"
-        raise RequestError.of([text for text in (said, panel.suspects()) if text])
+        suspects = panel.suspects()
+        # what a plug-in that does not work would have given is not known, and so not whether the name is wrong
+        raise RequestError.of([said, suspects]) if suspects else WrongUsage.of([said])
     return strategy, origin
 
 

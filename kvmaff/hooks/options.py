@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kvmaff.errors import RequestError
+from kvmaff.errors import WrongUsage
 from kvmaff.hooks.blame import Origin, blamed, clean
 from kvmaff.placement.strategy import Option, Strategy, options_of
 
@@ -73,7 +73,7 @@ def build_options(
         A value of the strategy's own class of options; what was not given has its default.
 
     Raises:
-        RequestError: An option is unknown, is given twice, or has a value of another type; or the class refuses
+        WrongUsage: An option is unknown, is given twice, or has a value of another type; or the class refuses
             the values. Everything that is wrong is named.
         PluginError: The class of options fails.
     """
@@ -92,14 +92,14 @@ def build_options(
             except ValueError as error:
                 problems.append(f"option {name!r} of strategy {strategy.name!r} {error}")
     if problems:
-        raise RequestError.of(problems)
+        raise WrongUsage.of(problems)
     refused = ""
     with blamed(origin, f"the options of strategy {strategy.name!r} failed"):
         try:
             return strategy.options(**values)
         except (ValueError, TypeError) as error:  # what attrs' validators raise
             refused = f"options of strategy {strategy.name!r}: {clean(error)}"
-    raise RequestError.of([refused])
+    raise WrongUsage.of([refused])
 
 
 def rebuild_options(strategy: Strategy, origin: Origin, options: object) -> Any:
@@ -115,7 +115,7 @@ def rebuild_options(strategy: Strategy, origin: Origin, options: object) -> Any:
         The same with every value of its type.
 
     Raises:
-        RequestError: A value is none of its type.
+        WrongUsage: A value is none of its type.
         PluginError: The class of options fails.
     """
     with blamed(origin, f"the options of strategy {strategy.name!r} failed"):

@@ -38,6 +38,7 @@ def contradictions(request: PlacementRequest, demand: Demand) -> list[str]:
     return [
         *_devices(topology, demand),
         *_cpus(topology, spec),
+        *_kinds(topology, spec),
         *_pools(request, spec),
         *(_memory(topology, request, spec) if demand.pid is None else ()),
         *_guests(request, spec),
@@ -69,9 +70,6 @@ def _cpus(topology: Topology, spec: GuestSpec) -> Iterator[str]:
             )
     elif spec.thread_policy is ThreadPolicy.ISOLATE and topology.cores and pinned > len(topology.cores):
         yield f"thread policy isolate needs {pinned} cores, this host has {len(topology.cores)}"
-    kinds = [kind.name for kind in topology.kinds]
-    if len(kinds) > 1 and spec.core_kind not in (None, ANY_KIND, *kinds):
-        yield f"wants cores of kind {spec.core_kind!r}, this host has {', '.join(kinds)}"
     if topology.nodes and spec.cells:
         largest = max(len(node.cpus) for node in topology.nodes)
         own = frozenset(spec.pinned)
@@ -81,15 +79,32 @@ def _cpus(topology: Topology, spec: GuestSpec) -> Iterator[str]:
                 yield f"its cell {number} has {count} dedicated vCPUs, no node here has more than {largest} CPUs"
 
 
+def _kinds(topology: Topology, spec: GuestSpec) -> Iterator[str]:
+    kinds = {kind.name: kind.cpus & topology.online for kind in topology.kinds}
+    if len(kinds) < 2 or spec.core_kind in (None, ANY_KIND):
+        return
+    pinned = len(spec.pinned)
+    if spec.core_kind not in kinds:
+        yield f"wants cores of kind {spec.core_kind!r}, this host has {', '.join(kinds)}"
+    elif pinned > (count := len(kinds[spec.core_kind])):
+        yield f"needs {pinned} dedicated vCPUs on cores of kind {spec.core_kind!r}, this host has {count} CPUs of it"
+
+
 def _pools(request: PlacementRequest, spec: GuestSpec) -> Iterator[str]:
     names = [pool.name for pool in request.pools]
     online = request.host.topology.online
     if spec.pool is not None and spec.pool not in names:
         have = f"there are {', '.join(names)}" if names else "there is none"
         yield f"wants the CPU pool {spec.pool!r}, which is not told; {have}"
-    for pool in request.pools:
-        if pool.name == spec.pool and not pool.cpus & online:
+    pinned = len(spec.pinned)
+    for pool in request.pools if spec.pool is not None else ():
+        if pool.name != spec.pool:
+            continue
+        count = len(pool.cpus & online)
+        if not count:
             yield f"its CPU pool {pool.name!r}, CPUs {pool.cpus}, has no CPU that is online here"
+        elif pinned > count:
+            yield f"needs {pinned} dedicated vCPUs, its CPU pool {pool.name!r} has {count} CPUs online"
 
 
 def _memory(topology: Topology, request: PlacementRequest, spec: GuestSpec) -> Iterator[str]:
@@ -132,11 +147,16 @@ def _guests(request: PlacementRequest, spec: GuestSpec) -> Iterator[str]:
     if not spec.affinity and not spec.anti_affinity:
         return
     others = {demand.spec.name: demand.spec for demand in request.demands}
+    there = {held.name for held in request.held} | others.keys()
     domains = {held.name: held.trust_domain for held in request.held}
     domains |= {name: other.trust_domain for name, other in others.items()}
     for near in spec.affinity:
         if near.level is Place.CORE and domains.get(near.guest, spec.trust_domain) != spec.trust_domain:
             yield f"wants the cores of {near.guest}, which is of another trust domain"
+        if near.level is Place.CORE and near.guest in there and _alone_on_cores(spec):
+            yield f"wants the cores of {near.guest}, and its thread policy isolate wants them for itself"
+        elif near.level is Place.CORE and near.guest in others and _alone_on_cores(others[near.guest]):
+            yield f"wants the cores of {near.guest}, whose thread policy isolate wants them for itself"
         for apart in others[near.guest].anti_affinity if near.guest in others else ():
             if apart.guest == spec.name and apart.level in _INSIDE[near.level]:
                 yield f"wants the {near.level} of {near.guest}, which keeps off the {apart.level} of it"
@@ -144,6 +164,11 @@ def _guests(request: PlacementRequest, spec: GuestSpec) -> Iterator[str]:
         for near in others[apart.guest].affinity if apart.guest in others else ():
             if near.guest == spec.name and apart.level in _INSIDE[near.level]:
                 yield f"keeps off the {apart.level} of {apart.guest}, which wants the {near.level} of it"
+
+
+def _alone_on_cores(spec: GuestSpec) -> bool:
+    """Whether nobody else is on any core of a guest; of a mixed one somebody may be where its other vCPUs float."""
+    return spec.thread_policy is ThreadPolicy.ISOLATE and not spec.floating
 
 
 def _size(count: int) -> str:

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as hs
 
-from kvmaff.binding.decided import last_decided, merged_text
+from kvmaff.binding.decided import last_decided, last_decision, merged_text
 from kvmaff.binding.journal import DECIDED, Journal
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import JournalError
 from kvmaff.guest.spec import Affinity, GuestSpec, Place
 from kvmaff.placement.placement import Placement, Score
-from kvmaff.placement.request import Demand
+from kvmaff.placement.request import Demand, HostRules, Pool
 from kvmaff.testing import inputs_guests as st
 from kvmaff.testing.trees import grid
 
+from ..formats.written import host_rules
 from ..placement.placements import place
 
 HOST = grid(packages=2, cores=4)
@@ -29,11 +30,13 @@ SCORE = Score(
 )
 
 
-def kept(folder: Path, placement: Placement) -> Journal:
+def kept(
+    folder: Path, placement: Placement, rules: HostRules | None = None, *, whole: bool = False
+) -> Journal:
     """The folder in which a decision is kept."""
     journal = Journal(folder=str(folder))
     with journal.locked() as locked:
-        text = merged_text(locked, placement)
+        text = merged_text(locked, placement, rules, whole=whole)
     file = folder / DECIDED
     file.write_text(text)
     file.chmod(0o600)
@@ -59,6 +62,57 @@ def test_round_trip(specs: list[GuestSpec], apart: list[Affinity]) -> None:
     placement = decided(*specs)
     with tempfile.TemporaryDirectory() as folder:
         assert placement == last_decided(kept(Path(folder), placement))
+
+
+@given(host_rules())
+def test_rules(rules: HostRules) -> None:
+    """The rules of the host come back as they were kept, and stay until others are said or all is decided anew."""
+    first, second = decided(GuestSpec(name="a", vcpus=1)), decided(GuestSpec(name="b", vcpus=1))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        assert (first, rules) == last_decision(kept(folder, first, rules))
+        both, known = last_decision(kept(folder, second))
+        assert both is not None
+        assert (["b", "a"], rules) == ([guest.spec.name for guest in both.guests], known)
+        assert HostRules() == last_decision(kept(folder, second, HostRules()))[1]
+        assert rules == last_decision(kept(folder, second, rules))[1]
+        assert (first, HostRules()) == last_decision(kept(folder, first, whole=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reserved": "3-1"},
+        {"reserved": 3},
+        {"overcommit": 0},
+        {"overcommit": 1.5},
+        {"pools": {}},
+        {"pools": [{"name": "a", "cpus": "", "overcommit": None}]},
+        {"pools": [{"name": "a", "cpus": "1"}]},
+        {"pools": [{"name": "a", "cpus": one, "overcommit": None} for one in ("1", "2")]},
+        {"pools": [{"name": one, "cpus": "1", "overcommit": None} for one in "ab"]},
+    ],
+)
+def test_damaged_rules(tmp_path: Path, change: dict[str, object]) -> None:
+    """Rules that are not what they should be are damage."""
+    rules = HostRules(pools=(Pool(name="a", cpus=CpuSet([1])),))
+    journal = kept(tmp_path, decided(GuestSpec(name="a", vcpus=2)), rules)
+    file = tmp_path / DECIDED
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps({**whole, "rules": {**whole["rules"], **change}}))
+    with pytest.raises(JournalError, match="decided.json: damaged"):
+        last_decision(journal)
+
+
+def test_an_older_file(tmp_path: Path) -> None:
+    """A file of another version is refused with what to do."""
+    journal = kept(tmp_path, decided(GuestSpec(name="a", vcpus=2)))
+    file = tmp_path / DECIDED
+    whole = json.loads(file.read_text())
+    del whole["rules"]
+    file.write_text(json.dumps({**whole, "kvmaff": 2}))
+    with pytest.raises(JournalError, match=r"version 2, not 3: written by another kvmaff\. Decide anew"):
+        last_decided(journal)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_topology(host: Host) -> None:
 
 
 def test_topology_of_a_recorded_machine(tmp_path: Path) -> None:
-    """--root reads a recorded machine; what is none is exit code 1 and a message with the path."""
+    """--root reads a recorded machine; what is not there is exit code 2 and a message with the path, what is none 1."""
     cpu = tmp_path / "sys/devices/system/cpu"
     cpu.mkdir(parents=True)
     (cpu / "online").write_text("0-511")
@@ -105,8 +105,12 @@ def test_topology_of_a_recorded_machine(tmp_path: Path) -> None:
     assert (0, "") == (done.returncode, done.stderr)
     assert ["512 PUs online: 0-511", "└─ 512 PUs"] == done.stdout.splitlines()
     done = run("topology", "--root", str(tmp_path / "nothing"))
-    assert (1, "") == (done.returncode, done.stdout)
+    assert (2, "") == (done.returncode, done.stdout)
     assert str(tmp_path / "nothing") in done.stderr
+    (tmp_path / "empty").mkdir()
+    done = run("topology", "--root", str(tmp_path / "empty"))
+    assert (1, "") == (done.returncode, done.stdout)
+    assert str(tmp_path / "empty") in done.stderr
 
 
 def test_topology_tree_has_guests() -> None:

@@ -115,17 +115,25 @@ def test_by_name_and_isolated(machine: Path, spec: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["place", "--strategy", "nmua"], 1, "numa"),
-        (["place", "--strategy", "pack", "--option", "anywhere=yes"], 1, "isolated"),
-        (["place", "--strategy", "isolated", "--option", "anywere=yes"], 1, "anywhere"),
-        (["place", "--strategy", "isolated", "--option", "anywhere=perhaps"], 1, "anywhere"),
+        (["place", "--strategy", "nmua"], 2, "numa"),
+        (["place", "--strategy", "pack", "--option", "anywhere=yes"], 2, "isolated"),
+        (["place", "--strategy", "isolated", "--option", "anywere=yes"], 2, "anywhere"),
+        (["place", "--strategy", "isolated", "--option", "anywhere=perhaps"], 2, "anywhere"),
         (["place", "--option", "x"], 2, "NAME=VALUE"),
         (["place", "nobody"], 1, "no guest 'nobody'"),
-        (["place", "--spec", "/nonexistent.toml"], 1, "/nonexistent.toml"),
-        (["place", "--root", "/nonexistent"], 1, "/nonexistent"),
+        (["place", "--spec", "/nonexistent.toml"], 2, "/nonexistent.toml"),
+        (["place", "--root", "/nonexistent"], 2, "/nonexistent"),
+        (["place", "--root", "/dev/null/x"], 2, "/dev/null/x"),
+        (["place", "--root", "/dev/null"], 1, "/dev/null"),
+        (["plan", "--strategy", "nmua"], 2, "numa"),
+        (["apply", "--strategy", "nmua"], 2, "numa"),
+        (["apply", "--strategy", "pack", "--spec", "/nonexistent.toml"], 2, "/nonexistent.toml"),
+        (["apply", "nobody", "--strategy", "pack"], 1, "no guest 'nobody'"),
+        (["strategies", "nmua"], 2, "numa"),
         (["plan", "web"], 2, "--strategy"),
         (["plan", "--dedicated"], 2, "--strategy"),
         (["apply", "--spec", "x"], 2, "--strategy"),
+        (["apply", "--reserved", "0"], 2, "--strategy"),
         (["plan"], 1, "nothing was decided"),
         (["apply"], 1, "nothing was decided"),
         (["plan", "--root", "/tmp"], 2, "--root"),
@@ -144,7 +152,7 @@ def test_three_mistakes_in_a_spec(machine: Path, tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_text('[[guest]]\nname = "a"\nvcpu = 2\nmemory = "8 GB"\npolicy = "dedicatd"\n')
     done = run("place", "--root", str(machine), "--spec", str(file))
-    assert 1 == done.returncode
+    assert 2 == done.returncode
     for words in ("bad.toml:3", "bad.toml:4", "bad.toml:5"):
         assert words in done.stderr
 
@@ -207,3 +215,89 @@ def test_deciding_for_all_forgets_what_was(spec: Path, state_dir: Path) -> None:
     assert "late was decided and does not run" in done.stderr
     assert answer("undo")["ok"]
     assert not file.exists()
+
+
+def test_a_program_learns_whose_fault_it_is(machine: Path, tmp_path: Path) -> None:
+    """With --json the exit codes are the same, and every problem is in the answer."""
+    file = tmp_path / "bad.toml"
+    file.write_text('[[guest]]\nname = "a"\nvcpus = 3\nthreads = 2\nvcpu = 1\n')
+    data = answer("place", "--root", str(machine), "--spec", str(file), code=2)
+    assert 2 == len(data["errors"])
+    (only,) = answer("plan", "--strategy", "nmua", code=2)["errors"]
+    assert "did you mean 'numa'" in only
+    report = answer("apply", "--strategy", "nmua", code=2)
+    assert (False, [only]) == (report["ok"], report["errors"])
+    file.write_text('[[guest]]\nname = "a"\nvcpus = 2\nthread_policy = "require"\n')
+    # by itself it is well, and nobody said that it is dedicated
+    (only,) = answer("place", "--root", str(machine), "--spec", str(file), code=2)["errors"]
+    assert "thread_policy: require needs the vCPU policy dedicated" in only
+    assert [] == answer("place", "--root", str(machine), "--spec", str(file), "--dedicated")["unplaced"]
+
+
+@needs_qemu
+def test_a_spec_against_what_runs(qemu: Callable[..., Qemu], tmp_path: Path) -> None:
+    """A spec that contradicts nothing but a running guest is no wrong usage."""
+    started = qemu("web,debug-threads=on", vcpus=1)
+    file = tmp_path / "web.toml"
+    file.write_text('[[guest]]\nname = "web"\nvcpus = 2\n')
+    done = run("place", f"pid:{started.pid}", "--spec", str(file))
+    assert (1, "") == (done.returncode, done.stdout)
+    assert "vcpus: 2 is not what runs, 1 vCPUs" in done.stderr
+
+
+@needs_qemu
+@needs_two_cpus
+def test_the_rules_of_the_host_are_kept(qemu: Callable[..., Qemu], state_dir: Path, tmp_path: Path) -> None:
+    """A pool of a file outlives the file: plan and apply know it, and so does who is placed later by name."""
+    first, last = str(HERE.first), str(HERE.last)
+    started = qemu("web,debug-threads=on", vcpus=1)
+    before = kernel_masks(started.pid)
+    pools, late, own = (tmp_path / name for name in ("pools.toml", "late.toml", "own.toml"))
+    pools.write_text(f'[[pool]]\nname = "fast"\ncpus = "{last}"\n[[guest]]\nname = "web"\npool = "fast"\n')
+    late.write_text('[[guest]]\nname = "late"\nvcpus = 1\n')
+    own.write_text(
+        late.read_text() + f'[host]\nreserved = "{first}"\n[[pool]]\nname = "x"\ncpus = "{first}"\n'
+    )
+    assert answer("apply", "web", "--strategy", "numa", "--spec", str(pools))["ok"]
+    bound = kernel_masks(started.pid)
+    (guest,) = find_guests(pids=[started.pid])
+    assert CpuSet([HERE.last]) == guest.vcpus[0].mask
+    assert [] == answer("plan")["changes"]
+    done = answer("apply")
+    assert (True, 0) == (done["ok"], done["changed"])
+    assert bound == kernel_masks(started.pid)
+    assert answer("pin", "web", f"0={first}")["ok"]
+    assert [guest.vcpus[0].tid] == [change["tid"] for change in answer("plan")["changes"]]
+    assert answer("apply")["ok"]
+    assert bound == kernel_masks(started.pid)
+    words = ["place", "late", "--strategy", "pack", "--spec"]
+    cpus = [thread["cpus"] for thread in answer(*words, str(late))["guests"][0]["threads"]]
+    assert all(CpuSet.parse(one).isdisjoint(CpuSet([HERE.last])) for one in cpus)
+    if 2 == len(HERE):
+        (only,) = answer(*words, str(late), "--reserved", first, code=1)["unplaced"]
+        assert "late" == only["name"]
+        (placed,) = answer(*words, str(own))["guests"]  # who says rules has them
+        assert {last} == {thread["cpus"] for thread in placed["threads"]}
+    assert answer("apply", "late", *words[2:], str(late))["ok"]
+    assert [] == answer("plan")["changes"]
+    assert ["fast"] == [
+        pool["name"] for pool in json.loads((state_dir / "decided.json").read_text())["rules"]["pools"]
+    ]
+    while answer("undo", "--list"):
+        assert answer("undo")["ok"]
+    assert before == kernel_masks(started.pid)
+
+
+def test_an_affinity_to_nobody(machine: Path, tmp_path: Path) -> None:
+    """An affinity to a guest that neither is there nor is to come is said on standard error, and is no rule."""
+    file = tmp_path / "near.toml"
+    file.write_text(
+        f'{SPEC}[[guest]]\nname = "near"\nvcpus = 1\naffinity = [{{ guest = "dbb" }}, {{ guest = "web" }}]\n'
+    )
+    words = ["place", "--root", str(machine), "--spec", str(file), "--no-explain"]
+    done = run(*words, "--json")
+    assert 0 == done.returncode
+    (said,) = done.stderr.splitlines()
+    assert said.endswith(
+        'near.toml:14: guest 3 ("near"): affinity: there is no guest "dbb", so that it is no rule; did you mean "db"?'
+    )

@@ -134,7 +134,7 @@ def test_overcommit(root: str, tmp_path: Path) -> None:
 def test_files_that_contradict_each_other(root: str, tmp_path: Path, more: str, said: str) -> None:
     """Rules of several files go together, and what does not is said with the file."""
     done = run(*words(root, tmp_path, GUESTS, more))
-    assert (1, "") == (done.returncode, done.stdout)
+    assert (2, "") == (done.returncode, done.stdout)
     assert said in done.stderr
 
 
@@ -227,7 +227,7 @@ name = "b"
 policy = "mixed"
 """
     done = run(*words(root, tmp_path, text))
-    assert (1, "") == (done.returncode, done.stdout)
+    assert (2, "") == (done.returncode, done.stdout)
     for said in (
         ':6: guest 1 ("a"): thread_policy: isolate keeps siblings empty',
         ':7: guest 1 ("a"): memory: 3221225472 bytes are no whole number of pages',

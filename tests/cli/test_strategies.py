@@ -97,9 +97,9 @@ def test_what_is_listed_is_taken(tmp_path: Path) -> None:
 def test_no_such_strategy() -> None:
     """The near miss is suggested, in JSON too."""
     done = run("strategies", "pakc")
-    assert (1, "") == (done.returncode, done.stdout)
+    assert (2, "") == (done.returncode, done.stdout)
     assert "no strategy 'pakc', did you mean 'pack'?" in done.stderr
-    data = answer("strategies", "pakc", code=1)
+    data = answer("strategies", "pakc", code=2)
     assert [] == data["strategies"]
     assert 1 == len(data["errors"])
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as hs
 
-from kvmaff.errors import SpecError
-from kvmaff.formats.matching import MatchedSpecs, specs_for
+from kvmaff.errors import SpecError, SpecMismatch
+from kvmaff.formats.matching import MatchedSpecs, specs_for, void_affinities
 from kvmaff.formats.specs import parse_specs
 from kvmaff.guest.guest import Guest, GuestThread, Role
 from kvmaff.guest.spec import MAX_VCPUS, GuestCell, GuestSpec, VcpuPolicy
@@ -317,3 +317,35 @@ def test_a_real_guest(qemu: Callable[..., Qemu]) -> None:
     guest = qemu("spec-real", vcpus=2).guest()
     spec = spec_of("[[guest]]\nname = 'spec-*'\nvcpus = 2\niothreads = ['io1']\nmemory = '32 MiB'\n", guest)
     assert GuestSpec(name="spec-real", vcpus=2, iothreads=("io1",), memory_bytes=32 << 20) == spec
+
+
+def test_affinities_to_nobody() -> None:
+    """An affinity to a guest that is not there is said with its line, and what was near."""
+    entries = parse_specs(
+        """[[guest]]
+name = "a"
+affinity = [{ guest = "cache" }, { guest = "db", level = "l3" }]
+anti_affinity = [{ guest = "wbe" }, { guest = "wbe", level = "core" }]
+[[guest]]
+name = "b"
+""",
+        "h.toml",
+    )
+    assert (
+        'h.toml:3: guest 1 ("a"): affinity: there is no guest "cache", so that it is no rule',
+        'h.toml:4: guest 1 ("a"): anti_affinity: there is no guest "wbe", so that it is no rule; did you mean "web"?',
+    ) == void_affinities(entries, {"a", "b", "db", "web"})
+    assert () == void_affinities(entries, {"cache", "db", "wbe"})
+
+
+def test_whose_mistake_it_is() -> None:
+    """What contradicts only the guests that run is told apart from what contradicts itself."""
+    db = running("db")
+    with pytest.raises(SpecMismatch):
+        matched('[[guest]]\nname = "db"\nvcpus = 3\n', db)
+    late = '[[guest]]\nname = "late"\nvcpus = 2\nthread_policy = "require"\n'
+    with pytest.raises(SpecError) as caught:
+        matched(f'{late}[[guest]]\nname = "db"\nvcpus = 3\n', db)
+    assert SpecError is type(caught.value)
+    assert 2 == len(caught.value.problems)
+    assert matched(late, db, default=VcpuPolicy.DEDICATED).to_come

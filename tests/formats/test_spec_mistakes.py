@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import time
 
+import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as hs
 
 from tests.formats.written import problems_of
 
@@ -206,10 +209,10 @@ def test_what_is_wrong_in_a_field(line: str, problem: str) -> None:
             "[[guest]]\nname = 'a'\ncell.a = 1\ncell.b = 2",
             'h.toml:3: guest 1 ("a"): cell: is written [[guest.cell]], one such table a cell',
         ),
-        ("guest = [1]", "h.toml: guest 1: is a table, not 1"),
+        ("guest = [1]", "h.toml:1: guest 1: is a table, not 1"),
         (
             "guest = [\n{name = 'a', vcpus = 0}]",
-            'h.toml: guest 1 ("a"): vcpus: is a whole number from 1 to 8192, not 0',
+            'h.toml:1: guest 1 ("a"): vcpus: is a whole number from 1 to 8192, not 0',
         ),
         ("[[gest]]", 'h.toml:1: "gest" is no key here; did you mean "guest"?'),
         ("[x]", 'h.toml:1: "x" is no key here; known are guest, defaults, host, pool'),
@@ -283,3 +286,147 @@ cell = [{vcpus = "0-7"}]
         'h.toml:6: guest 1 ("a"): thread_policy: isolate needs the vCPU policy dedicated',
     ]
     assert expected == problems_of(text)
+
+
+def test_no_mistake_hides_a_contradiction() -> None:
+    """A field that is wrong by itself is left out of the spec, and of the others every contradiction is named."""
+    text = """[[guest]]
+name = "z"
+vcpus = 5
+threads = 2
+policy = "dedicated"
+memory = "8 GiB"
+devices = ["zz"]
+affinity = [{ guest = "z" }]
+[[guest.cell]]
+vcpus = "0-1"
+memory = "5 GiB"
+[[guest.cell]]
+vcpus = "1-2"
+memory = "2 GiB"
+[[guest]]
+name = "y"
+policy = "shared"
+dedicated_vcpus = "0"
+bogus = 1
+"""
+    address = "is no PCI address; one looks like 0000:65:00.0, or 65:00.0 in domain 0000"
+    together = f"have {7 << 30} bytes of memory together, the guest has {8 << 30}"
+    expected = {
+        'h.toml:4: guest 1 ("z"): threads: 2 threads a core do not divide 5 vCPUs',
+        f"h.toml:7: guest 1 (\"z\"): devices: item 1 'zz' {address}",
+        'h.toml:8: guest 1 ("z"): affinity: names the guest itself',
+        'h.toml:9: guest 1 ("z"): cell: must hold each of the vCPUs 0-4 once',
+        f'h.toml:9: guest 1 ("z"): cell: {together}',
+        'h.toml:18: guest 2 ("y"): dedicated_vcpus: need the vCPU policy mixed, not shared',
+    }
+    *found, bogus = problems_of(text)
+    assert expected == set(found)
+    assert len(expected) == len(found)
+    assert bogus.startswith('h.toml:19: guest 2 ("y"): "bogus" is no key here')
+
+
+@attrs.frozen(eq=False)
+class Mistake:
+    """Lines of a guest's table by their keys, what is wrong with them and on which; and what must not be for that."""
+
+    lines: dict[str, str]
+    key: str
+    problem: str
+    needs: frozenset[str] = frozenset()
+
+
+def _mistake(problem: str, *needs: str, **lines: str) -> Mistake:
+    key = problem.partition(":")[0]
+    return Mistake(lines, key if key in lines else next(iter(lines)), problem, frozenset(needs))
+
+
+COUNT = ("vcpus", "max_vcpus")
+OWN = (
+    _mistake("vcpus: is a whole number from 1 to 8192, not 0", vcpus="0"),
+    _mistake("max_vcpus: is a whole number from 1 to 8192, not a list", max_vcpus="[]"),
+    _mistake("threads: is a whole number from 1 to 8, not 9", threads="9"),
+    _mistake("memory: is from 1 byte to", memory="-1"),
+    _mistake('policy: is one of "dedicated", "shared", "mixed", not 1', policy="1"),
+    _mistake('thread_policy: is one of "prefer"', thread_policy="'x'"),
+    _mistake('emulator: is one of "share"', emulator="'x'"),
+    _mistake('iothread_policy: is one of "share"', iothread_policy="'x'"),
+    _mistake('iothreads: item 2, "a", is item 1 again', iothreads="['a', 'a']"),
+    _mistake("device_nodes: item 1 is a whole number", device_nodes="[true]"),
+    _mistake("devices: item 1 'zz' is no PCI address", devices="['zz']"),
+    _mistake("core_kind: is empty", core_kind="''"),
+    _mistake("trust_domain: is a text, not 3", trust_domain="3"),
+    _mistake("pool: is empty", pool="''"),
+    _mistake("page_size: is a power of two", page_size="'3 MiB'"),
+    _mistake("dedicated_vcpus: names no vCPU", dedicated_vcpus="''"),
+    _mistake("affinity: item 1: guest: is a name, no pattern", affinity="[{guest = 'w*'}]"),
+    _mistake("anti_affinity: is a list of tables", anti_affinity="[1]"),
+    _mistake("cell 1: memory: is from 1 byte to", cell="[{vcpus = '0-4', memory = 0}]"),
+    _mistake("cell 2: vcpus: names no vCPU", cell="[{vcpus = '0-1'}, {vcpus = ''}]"),
+    _mistake('"bogus" is no key here', bogus="1"),
+    _mistake('"thread" is no key here; did you mean', "threads", thread="3"),
+)
+"""Fields that are wrong by themselves."""
+BETWEEN = (
+    _mistake("threads: 2 threads a core do not divide 5 vCPUs", *COUNT, threads="2"),
+    _mistake("max_vcpus: is a number from vcpus (5) to 8192, not 4", "vcpus", max_vcpus="4"),
+    _mistake("cell: must hold each of the vCPUs 0-4 once", *COUNT, cell="[{vcpus = '1-2'}, {vcpus = '0-1'}]"),
+    _mistake(
+        "cell: have 5 bytes of memory together", *COUNT, memory="8", cell="[{vcpus = '0-4', memory = 5}]"
+    ),
+    _mistake("memory: 7 bytes are no whole number of pages of 4", "cell", memory="7", page_size="4"),
+    _mistake("page_size: needs the guest's memory", "memory", "cell", page_size="4096"),
+    _mistake(
+        "dedicated_vcpus: need the vCPU policy mixed, not shared", policy="'shared'", dedicated_vcpus="'0'"
+    ),
+    _mistake("dedicated_vcpus: are of the vCPUs 0-4", *COUNT, "policy", dedicated_vcpus="'9'"),
+    _mistake("thread_policy: isolate needs the vCPU policy", policy="'shared'", thread_policy="'isolate'"),
+    _mistake("emulator: isolate needs the vCPU policy", policy="'shared'", emulator="'isolate'"),
+    _mistake(
+        "thread_policy: require fills pairs of siblings, which 5 vCPUs do not",
+        *COUNT,
+        "policy",
+        "dedicated_vcpus",
+        thread_policy="'require'",
+    ),
+    _mistake(
+        "thread_policy: isolate keeps siblings empty, the guest's threads=5",
+        threads="5",
+        thread_policy="'isolate'",
+    ),
+    _mistake("affinity: names the guest itself", affinity="[{guest = 'z'}]"),
+    _mistake(
+        "anti_affinity: keeps it off the node of a",
+        affinity="[{guest = 'a'}]",
+        anti_affinity="[{guest = 'a'}]",
+    ),
+)
+"""Fields that contradict each other, of a guest of five vCPUs."""
+
+
+@given(hs.data())
+def test_any_mistakes(data: hs.DataObject) -> None:
+    """Of any mistakes that have no field in common each is answered on its line, and wrong fields invent none."""
+    drawn: list[Mistake] = []
+    lines: dict[str, str] = {}
+    needs: set[str] = set()
+    only_own = data.draw(hs.booleans())
+    for one in data.draw(
+        hs.lists(hs.sampled_from(OWN if only_own else OWN + BETWEEN), min_size=2, unique=True)
+    ):
+        if not (needs | lines.keys()) & one.lines.keys() and not one.needs & lines.keys():
+            drawn.append(one)
+            lines |= one.lines
+            needs |= one.needs
+    table = data.draw(hs.permutations(list({"vcpus": "5", **lines}.items())))
+    defaults = data.draw(
+        hs.sampled_from(("", "[defaults]\npolicy = 'dedicated'\nemulator = 'housekeeping'\n"))
+    )
+    text = "".join([defaults, "[[guest]]\nname = 'z'\n", *(f"{key} = {value}\n" for key, value in table)])
+    found = problems_of(text)
+    rows = {key: row for row, key in enumerate((line.partition(" =")[0] for line in text.splitlines()), 1)}
+    for one in drawn:
+        start = f'h.toml:{rows[one.key]}: guest 1 ("z"): {one.problem}'
+        assert any(what.startswith(start) for what in found), (start, found)
+    if only_own:
+        assert len(drawn) == len(found)

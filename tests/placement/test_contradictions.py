@@ -90,6 +90,30 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "kind": ({"core_kind": "Q"}, {}, "wants cores of kind 'Q', this host has P, E"),
     "pool": ({"pool": "slow"}, {}, "wants the CPU pool 'slow', which is not told; there are fast, gone"),
+    "small-pool": (
+        {"vcpus": 3, "vcpu_policy": DEDICATED, "pool": "fast"},
+        {},
+        "needs 3 dedicated vCPUs, its CPU pool 'fast' has 2 CPUs online",
+    ),
+    "small-kind": (
+        {"vcpus": 5, "vcpu_policy": DEDICATED, "core_kind": "E"},
+        {},
+        "needs 5 dedicated vCPUs on cores of kind 'E', this host has 4 CPUs of it",
+    ),
+    "lonely": (
+        {
+            "vcpu_policy": DEDICATED,
+            "thread_policy": ThreadPolicy.ISOLATE,
+            "affinity": (Affinity(guest="old", level=Place.CORE),),
+        },
+        {},
+        "wants the cores of old, and its thread policy isolate wants them for itself",
+    ),
+    "hermit": (
+        {"affinity": (Affinity(guest="lone", level=Place.CORE),)},
+        {},
+        "wants the cores of lone, whose thread policy isolate wants them for itself",
+    ),
     "dead-pool": ({"pool": "gone"}, {}, "its CPU pool 'gone', CPUs 40, has no CPU that is online here"),
     "domains": (
         {"trust_domain": "red", "affinity": (Affinity(guest="old", level=Place.CORE),)},
@@ -110,6 +134,7 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 """By name: fields of a spec, fields of its demand, and what is said of them."""
 OTHERS = (
     Demand(spec=GuestSpec(name="shy", vcpus=1, anti_affinity=(Affinity(guest="g"),))),
+    Demand(spec=GuestSpec(name="lone", vcpus=1, vcpu_policy=DEDICATED, thread_policy=ThreadPolicy.ISOLATE)),
     Demand(spec=GuestSpec(name="fond", vcpus=1, affinity=(Affinity(guest="g", level=Place.CORE),))),
 )
 
@@ -202,6 +227,18 @@ def test_a_guest_that_runs_has_its_memory() -> None:
     spec = GuestSpec(name="g", vcpus=1, memory_bytes=200 * GIB)
     running = Demand(spec=spec, pid=3, start=4)
     assert [] == contradictions(PlacementRequest(host=HOST, demands=(running,)), running)
+
+
+def test_who_may_have_company() -> None:
+    """A guest that keeps siblings empty may want the cores of nobody, or of others beside the vCPUs that float."""
+    wants = (Affinity(guest="old", level=Place.CORE),)
+    isolated = {"vcpus": 2, "thread_policy": ThreadPolicy.ISOLATE, "affinity": wants}
+    mixed = {**isolated, "vcpu_policy": VcpuPolicy.MIXED, "dedicated_vcpus": (0,)}
+    request, demand = asked(mixed, {})
+    assert [] == contradictions(request, demand)
+    request, demand = asked({**isolated, "vcpu_policy": DEDICATED}, {})
+    assert [] == contradictions(attrs.evolve(request, held=()), demand)  # there is no such guest
+    assert 1 == len(contradictions(request, demand))
 
 
 def test_a_host_that_does_not_say() -> None:
