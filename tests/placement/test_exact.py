@@ -172,7 +172,14 @@ def whole_cells(spec: GuestSpec, unit: int) -> list[tuple[set[int], int]]:
 
 
 def best(name: str, request: PlacementRequest) -> Answer | None:
-    """What the twin says of them."""
+    """What the twin says of them; nothing where more memory is wanted than the host has, free or not."""
+    (demand,) = request.demands
+    told = [node.memory_bytes for node in request.host.topology.nodes]
+    cells = [cell.memory_bytes for cell in demand.spec.cells]
+    if demand.pid is None and told and None not in told:
+        have = [size or 0 for size in told]
+        if max(demand.spec.memory_bytes, sum(cells)) > sum(have) or max(cells, default=0) > max(have):
+            return None
     kinds = request.host.topology.kinds
     ways = (
         each for kind in (kinds if len(kinds) > 1 else (None,)) for each in questions(name, request, kind)
