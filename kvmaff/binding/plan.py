@@ -21,16 +21,17 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import BindingFailed, RequestError, Unsupported
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest, GuestThread, Role
-from kvmaff.guest.spec import EmulatorPolicy, VcpuPolicy
+from kvmaff.guest.spec import VcpuPolicy
 from kvmaff.guest.vmm import Vmm
 from kvmaff.host.cgroup import Cgroups
 from kvmaff.host.reader import Host
 from kvmaff.host.tree import open_tree
 from kvmaff.kernel.masks import Raw
+from kvmaff.placement.held import owned_cpus
 from kvmaff.placement.placement import GuestPlacement, Placement
 from kvmaff.placement.request import HostRules
 
-__all__ = ["Change", "Plan", "make_plan", "owned_cpus"]
+__all__ = ["Change", "Plan", "make_plan"]
 
 _ROUNDS = 16
 
@@ -260,26 +261,6 @@ def make_plan(
         busy=CpuSet.union_of(bound),
         vmms=tuple(vmms),
     )
-
-
-def owned_cpus(placed: GuestPlacement) -> CpuSet:
-    """
-    The CPUs that a placed guest has for itself alone.
-
-    Args:
-        placed: The guest's place.
-
-    Returns:
-        What its strategy gave it alone, its vCPUs' where they are dedicated, its emulator's where that has its own.
-    """
-    spec = placed.spec
-    if not spec.pinned:
-        return placed.owned
-    vcpus = (placed.cpus_of(Role.VCPU, vcpu) or CpuSet() for vcpu in spec.pinned)
-    own = placed.owned | CpuSet.union_of(vcpus)
-    if placed.spec.emulator_policy is EmulatorPolicy.ISOLATE:
-        own |= placed.cpus_of(Role.EMULATOR) or CpuSet()
-    return own
 
 
 def _decided_for(decided: GuestPlacement, thread: GuestThread) -> CpuSet | None:

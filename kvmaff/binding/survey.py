@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import attrs
 
 from kvmaff.binding.decided import same_guest
-from kvmaff.binding.plan import owned_cpus
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.devices import guest_devices
 from kvmaff.guest.guest import Guest, Role
@@ -18,6 +17,7 @@ from kvmaff.host.memory import meminfo
 from kvmaff.host.pci import pci_devices
 from kvmaff.host.reader import Host
 from kvmaff.host.tree import open_tree
+from kvmaff.placement.held import owned_cpus
 from kvmaff.placement.placement import GuestPlacement, Placement
 from kvmaff.placement.request import Demand, Held
 

@@ -1,0 +1,146 @@
+"""Several contestants on the same workloads, in this process or in any executor's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, as_completed
+
+import attrs
+
+from kvmaff.errors import RequestError
+from kvmaff.host.reader import Host
+from kvmaff.placement.outcome import Comparison, Outcome
+from kvmaff.placement.simulate import Decide, Step, Terms, simulate
+from kvmaff.placement.workload import Workload
+
+__all__ = ["Contestant", "Progress", "compare"]
+
+Progress = Callable[[float, int], object]
+"""Is told how many runs are done, with a part of the one at hand, and how many there are."""
+_OFTEN = 20  # arrivals from one progress to the next
+
+
+@attrs.frozen(kw_only=True)
+class Contestant:
+    """
+    Who finds places.
+
+    Attributes:
+        name: What it is called, by which it is told from the others.
+        decide: What decides; to be sent to other processes it must pickle, as
+            :class:`kvmaff.hooks.chosen.Chosen` does.
+        moves: How many running guests it may move for one that comes.
+    """
+
+    name: str
+    decide: Decide
+    moves: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class _Run:
+    """One contestant on the workload of one seed."""
+
+    host: Host
+    contestant: Contestant
+    workload: Workload
+    seed: int
+    terms: Terms
+
+    def __call__(self, progress: Callable[[float], object] | None = None) -> Outcome:
+        arrivals = self.workload.arrivals(self.seed)
+        watch = None if progress is None else _Watch(len(arrivals), progress)
+        return simulate(
+            self.host,
+            arrivals,
+            self.contestant.decide,
+            moves=self.contestant.moves,
+            terms=self.terms,
+            watch=watch,
+        )
+
+
+class _Watch:
+    """Counts the arrivals of a run."""
+
+    def __init__(self, total: int, progress: Callable[[float], object]) -> None:
+        self._total, self._progress, self._seen = total, progress, 0
+
+    def __call__(self, _step: Step) -> None:
+        self._seen += 1
+        if self._seen % _OFTEN == 0:
+            self._progress(self._seen / self._total)
+
+
+def compare(
+    host: Host,
+    contestants: Sequence[Contestant],
+    workload: Workload,
+    seeds: Sequence[int] = (0,),
+    *,
+    terms: Terms | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """
+    Run each contestant on the same workloads.
+
+    Args:
+        host: The host, nobody on it at first.
+        contestants: Who finds places; the others are compared with the first.
+        workload: Who comes.
+        seeds: What chance depends on, a run each.
+        terms: What is asked for all guests; None for the defaults.
+        executor: Where the runs go, any number of them at once; None for this process, one after the other.
+        progress: Is told how far it is.
+
+    Returns:
+        All outcomes, in the order of the arguments whatever ends first.
+
+    Raises:
+        RequestError: There is no contestant or no seed, or two have one name, or a workload names two guests alike.
+        PlacementRefused: An answer breaks a rule; so does everything else that a contestant raises end all runs.
+    """
+    problems = []
+    if not contestants or not seeds:
+        problems.append("a comparison needs a contestant and a seed")
+    names = Counter(one.name for one in contestants)
+    problems += [f"several contestants are called {name!r}" for name in names if names[name] > 1]
+    if problems:
+        raise RequestError.of(problems)
+    given = terms or Terms()
+    runs = [
+        _Run(host=host, contestant=one, workload=workload, seed=seed, terms=given)
+        for one in contestants
+        for seed in seeds
+    ]
+    found = list(_here(runs, progress) if executor is None else _there(runs, executor, progress))
+    each = len(seeds)
+    return Comparison(
+        contestants=tuple(one.name for one in contestants),
+        seeds=tuple(seeds),
+        outcomes=tuple(tuple(found[at : at + each]) for at in range(0, len(found), each)),
+    )
+
+
+def _here(runs: Sequence[_Run], progress: Progress | None) -> Iterator[Outcome]:
+    for done, run in enumerate(runs):
+        if progress is None:
+            yield run()
+        else:
+            yield run(lambda part, done=done: progress(done + part, len(runs)))  # type: ignore[misc]
+            progress(done + 1, len(runs))
+
+
+def _there(runs: Sequence[_Run], executor: Executor, progress: Progress | None) -> list[Outcome]:
+    futures: list[Future[Outcome]] = [executor.submit(run) for run in runs]
+    try:
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()  # what one raises need not wait for the others
+            if progress is not None:
+                progress(done, len(runs))
+    finally:
+        for future in futures:
+            future.cancel()
+    return [future.result() for future in futures]
