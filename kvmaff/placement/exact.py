@@ -57,7 +57,10 @@ def exact(
         have = [min(board.free_memory(spec, node), ENDLESS) for node in board.numbers]
     elif demand.pid is None and spec.memory_bytes:
         most = memory_cap(board, spec, count)
-        cap = most if cap is None else [min(pair) for pair in zip(cap, most, strict=True)]
+        if cells and extras:  # which are no vCPUs, and have no memory
+            need, have = [len(cell.vcpus) for cell in cells], most
+        else:
+            cap = most if cap is None else [min(pair) for pair in zip(cap, most, strict=True)]
     if extras:
         if cells:
             cells += [GuestCell(vcpus=(count + more,)) for more in range(extras)]

@@ -9,7 +9,8 @@ import pytest
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible
-from kvmaff.guest.spec import GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
+from kvmaff.guest.guest import Role
+from kvmaff.guest.spec import EmulatorPolicy, GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
 from kvmaff.host.reader import Host
 from kvmaff.host.topology import NumaNode, Topology
 from kvmaff.placement.future import accept
@@ -254,3 +255,23 @@ def test_more_cells_than_the_search_knows(name: str) -> None:
 def test_more_memory_than_there_is_anywhere(name: str) -> None:
     """A cell that asks for more bytes than 64 bits count is refused where memory is limited."""
     assert None is placed(name, wanting(host([4, 4]), guest(2, (1, 1 << 40), (1, 1)), 9, 9))
+
+
+@plain
+def test_a_pu_for_the_emulator_takes_no_memory(name: str) -> None:
+    """Where memory allows a node just the guest's vCPUs, its emulator's own PU may be beside them all the same."""
+    spec = GuestSpec(
+        name="new",
+        vcpus=8,
+        memory_bytes=8 * GIB,
+        cells=(GuestCell(vcpus=(0, 1, 2, 3)), GuestCell(vcpus=(4, 5, 6, 7))),
+        vcpu_policy=VcpuPolicy.DEDICATED,
+        emulator_policy=EmulatorPolicy.ISOLATE,
+    )
+    request = PlacementRequest(
+        host=host([10, 10]), demands=(Demand(spec=spec),), memory=((0, 8 * GIB), (1, 4 * GIB))
+    )
+    found = placed(name, request)
+    assert found is not None
+    assert (0, (0,)) == (found.score.distance, found.nodes)
+    assert CpuSet(range(10)) >= (found.cpus_of(Role.EMULATOR) or CpuSet())
