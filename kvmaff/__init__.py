@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvmaff.api import capture, guests, pin, pin_process, place, plan, undo
+    from kvmaff.api import capture, guests, pin, pin_process, plan, undo
     from kvmaff.binding.plan import Change, Plan
     from kvmaff.binding.report import Outcome, Report, ThreadResult
     from kvmaff.cpuset import CpuSet
+    from kvmaff.deciding import choices, place, rebalance
     from kvmaff.errors import (
         AmbiguousGuest,
         BindingFailed,
@@ -56,8 +57,11 @@ if TYPE_CHECKING:
     from kvmaff.host.reader import Host, read_host
     from kvmaff.host.threads import Thread
     from kvmaff.host.topology import CoreKind, HugePages, NumaNode, Topology
+    from kvmaff.placement.choices import Choice
     from kvmaff.placement.explain import Explanation, RunnerUp
+    from kvmaff.placement.moves import Admission, Goal, Moved, Moves
     from kvmaff.placement.objective import Grain, Level, Objective
+    from kvmaff.placement.order import Step
     from kvmaff.placement.placement import (
         GuestPlacement,
         Placement,
@@ -67,17 +71,21 @@ if TYPE_CHECKING:
         ThreadPlacement,
         Unplaced,
     )
+    from kvmaff.placement.rebalance import CleanUp, Gain
     from kvmaff.placement.request import Demand, Held, HostRules, PlacementRequest, Pool
     from kvmaff.placement.solve import solve
     from kvmaff.placement.strategy import NoOptions, Strategy, option
     from kvmaff.placement.verify import Violation, verify
 
 __all__ = [
+    "Admission",
     "Affinity",
     "AmbiguousGuest",
     "BindingFailed",
     "Captured",
     "Change",
+    "Choice",
+    "CleanUp",
     "CoreKind",
     "CpuSet",
     "CpuTextError",
@@ -85,6 +93,8 @@ __all__ = [
     "Discovery",
     "EmulatorPolicy",
     "Explanation",
+    "Gain",
+    "Goal",
     "Grain",
     "Grant",
     "Guest",
@@ -106,6 +116,8 @@ __all__ = [
     "KeptFrom",
     "KvmaffError",
     "Level",
+    "Moved",
+    "Moves",
     "NoOptions",
     "NumaNode",
     "Objective",
@@ -132,6 +144,7 @@ __all__ = [
     "SpecEntry",
     "SpecError",
     "SpecMismatch",
+    "Step",
     "Strategy",
     "Thread",
     "ThreadPlacement",
@@ -145,6 +158,7 @@ __all__ = [
     "Vmm",
     "WrongUsage",
     "capture",
+    "choices",
     "granted",
     "guests",
     "hookimpl",
@@ -157,6 +171,7 @@ __all__ = [
     "read_host",
     "read_rules",
     "read_specs",
+    "rebalance",
     "solve",
     "undo",
     "verify",
@@ -164,10 +179,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "kvmaff.api": ("capture", "guests", "pin", "pin_process", "place", "plan", "undo"),
+    "kvmaff.api": ("capture", "guests", "pin", "pin_process", "plan", "undo"),
     "kvmaff.binding.plan": ("Change", "Plan"),
     "kvmaff.binding.report": ("Outcome", "Report", "ThreadResult"),
     "kvmaff.cpuset": ("CpuSet",),
+    "kvmaff.deciding": ("choices", "place", "rebalance"),
     "kvmaff.errors": (
         "AmbiguousGuest",
         "BindingFailed",
@@ -211,6 +227,10 @@ _HOMES = {
     "kvmaff.host.threads": ("Thread",),
     "kvmaff.host.reader": ("Host", "read_host"),
     "kvmaff.host.topology": ("CoreKind", "HugePages", "NumaNode", "Topology"),
+    "kvmaff.placement.choices": ("Choice",),
+    "kvmaff.placement.moves": ("Admission", "Goal", "Moved", "Moves"),
+    "kvmaff.placement.order": ("Step",),
+    "kvmaff.placement.rebalance": ("CleanUp", "Gain"),
     "kvmaff.placement.objective": ("Grain", "Level", "Objective"),
     "kvmaff.placement.explain": ("Explanation", "RunnerUp"),
     "kvmaff.placement.placement": (

@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
+from kvmaff.asking import journal_in
 from kvmaff.binding.decided import last_decision
-from kvmaff.binding.journal import Journal
 from kvmaff.binding.pin import pin_guest
 from kvmaff.binding.pin import pin_process as pin_any
 from kvmaff.binding.plan import Plan, make_plan
 from kvmaff.binding.report import Report
-from kvmaff.binding.survey import demands_of, free_memory, free_pages, held_by
 from kvmaff.binding.undo import undo as undo_record
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import PlacementImpossible, RequestError, WrongUsage
+from kvmaff.errors import RequestError
 from kvmaff.formats.capture import Captured
 from kvmaff.formats.capture import capture as write_capture
-from kvmaff.formats.matching import specs_for
-from kvmaff.formats.specs import SpecEntry, read_rules, read_specs
+from kvmaff.formats.specs import read_rules, read_specs
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
 from kvmaff.guest.select import select_guest
-from kvmaff.guest.spec import VcpuPolicy
 from kvmaff.guest.vmm import Vmm
 from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import Host, read_host
-from kvmaff.placement.placement import Placement, Unplaced
+from kvmaff.placement.placement import Placement
 from kvmaff.placement.request import Demand, HostRules, PlacementRequest
 from kvmaff.placement.verify import verify
 
 __all__ = [
-    "DEFAULT_STRATEGY",
     "capture",
-    "default_policy",
     "guests",
     "pin",
     "pin_process",
-    "place",
     "plan",
     "read_host",
     "read_rules",
@@ -48,8 +41,6 @@ __all__ = [
     "undo",
 ]
 
-DEFAULT_STRATEGY = "numa"
-"""Who decides where nothing else is said."""
 _PLENTY = 1 << 62
 
 
@@ -126,7 +117,7 @@ def pin(
         raise TypeError(f"a guest is a Guest or its name, 'uuid:…' or 'pid:…', not {guest!r}")
     if isinstance(guest, str):
         guest = select_guest(guests(host), guest)
-    return pin_guest(host, guest, wishes, journal=_journal(state_dir), vmms=_vmms())
+    return pin_guest(host, guest, wishes, journal=journal_in(state_dir), vmms=_vmms())
 
 
 def pin_process(
@@ -156,7 +147,7 @@ def pin_process(
         BindingFailed: The kernel did not do all of it; nothing stays changed.
         Unsupported: The host is a recorded one, or /proc is that of another pid namespace.
     """
-    return pin_any(host, pid, cpus, tid=tid, journal=_journal(state_dir))
+    return pin_any(host, pid, cpus, tid=tid, journal=journal_in(state_dir))
 
 
 def undo(
@@ -180,105 +171,7 @@ def undo(
         JournalError: The record cannot be believed; no mask was changed.
         RequestError: A newer record holds the same threads.
     """
-    return undo_record(number, journal=_journal(state_dir), force=force)
-
-
-def place(
-    host: Host,
-    guests: Sequence[Guest] = (),
-    strategy: str = DEFAULT_STRATEGY,
-    *,
-    specs: Iterable[SpecEntry] = (),
-    options: Mapping[str, object] | None = None,
-    dedicated: bool = False,
-    others: Sequence[Guest] = (),
-    anew: bool = False,
-    rules: HostRules | None = None,
-    plugins: PluginManager | None = None,
-    state_dir: str | os.PathLike[str] | None = None,
-) -> Placement:
-    """
-    Decide where guests run; nothing is changed.
-
-    Args:
-        host: The machine, running or recorded.
-        guests: The guests to place. Those that are not proved to be guests are passed over.
-        strategy: Who decides: ``numa``, ``pack``, ``spread``, ``isolated`` or a plug-in's.
-        specs: What guests need, as :func:`read_specs` gives it; of guests that do not run yet, too. A guest of which
-            nothing is said is shared, but for strategies that say otherwise.
-        options: The strategy's options.
-        dedicated: Guests of which nothing is said are dedicated.
-        others: Running guests that keep their CPUs.
-        anew: Forget what was decided before, also for guests to come.
-        rules: CPUs that are reserved, CPU pools, over-commit ratios; :func:`read_rules` reads them from specs' files.
-            None for those of the last decision, unless it is forgotten.
-        plugins: The plug-ins; None for all that are installed.
-        state_dir: Where it was decided before what the others keep.
-
-    Returns:
-        A CPU set for every thread of every guest, verified.
-
-    Raises:
-        PlacementImpossible: A guest has no place; says for each why and what would work, and has the others' places.
-        PlacementRefused: The strategy's answer breaks a rule, or a plug-in objects.
-        WrongUsage: There is no such strategy or option, or several specs are for one guest to come.
-        RequestError: There is no such strategy, and a plug-in that does not work could have had it.
-        SpecError: A spec contradicts what runs (SpecMismatch), or itself.
-        JournalError: What was decided before cannot be believed.
-        PluginError: A plug-in failed.
-    """
-    manager = plugins or PluginManager.load()
-    able, unable = _able(guests)
-    matched = specs_for(specs, able, default=default_policy(manager, strategy, dedicated=dedicated))
-    names = Counter(guest.name for guest in (*able, *others))
-    running = [
-        (guest, spec if names[guest.name] == 1 else spec.with_changes(name=f"pid:{guest.pid}"))
-        for guest, spec in matched.running
-    ]
-    twice = [name for name, count in Counter(spec.name for spec in matched.to_come).items() if count > 1]
-    if twice:
-        raise WrongUsage.of([f"several specs say what the guest to come {name!r} needs" for name in twice])
-    decided, before = None, HostRules()
-    if host.live and not anew:
-        decided, before = last_decision(_journal(state_dir))
-    if decided is not None:  # what is decided anew for a guest to come takes the place of what was
-        again = {spec.name for spec in matched.to_come}
-        kept = tuple(one for one in decided.guests if one.spec.name not in again)
-        decided = attrs.evolve(decided, guests=kept)
-    rules = before if rules is None else rules
-    request = PlacementRequest(
-        host=host,
-        demands=tuple(demands_of(host, running, matched.to_come)),
-        held=tuple(held_by([guest for guest in others if guest.verified], decided, able)),
-        memory=free_memory(host),
-        pages=free_pages(host),
-        reserved=rules.reserved,
-        pools=rules.pools,
-        overcommit=rules.overcommit,
-    )
-    try:
-        placement = manager.decide(request, strategy, options)
-    except PlacementImpossible as error:
-        raise _impossible((*error.unplaced, *unable), error.placement) from None
-    if unable:
-        raise _impossible(unable, placement)
-    return placement
-
-
-def default_policy(plugins: PluginManager, strategy: str, *, dedicated: bool) -> VcpuPolicy:
-    """
-    The vCPU policy of guests of which nothing is said.
-
-    Args:
-        plugins: The plug-ins.
-        strategy: Who decides.
-        dedicated: Whether the caller wants them dedicated.
-
-    Returns:
-        That of the strategy, unless they are dedicated anyway.
-    """
-    known = plugins.strategies().get(strategy)
-    return VcpuPolicy.DEDICATED if dedicated or not known else known.vcpu_policy
+    return undo_record(number, journal=journal_in(state_dir), force=force)
 
 
 def plan(
@@ -308,7 +201,7 @@ def plan(
         JournalError: What was decided cannot be believed.
     """
     manager = plugins or PluginManager.load()
-    journal = _journal(state_dir)
+    journal = journal_in(state_dir)
     decided, known = placement, None
     if placement is None:
         decided, known = last_decision(journal)
@@ -343,25 +236,5 @@ def _still_holds(host: Host, decided: Placement, rules: HostRules) -> None:
         )
 
 
-def _able(guests: Sequence[Guest]) -> tuple[list[Guest], tuple[Unplaced, ...]]:
-    """Guests whose threads can be placed, and those that cannot; what has no vCPU is no guest to place."""
-    able, unable = [], []
-    for guest in guests:
-        if guest.verified and guest.doubt:
-            unable.append(Unplaced(name=guest.name, reasons=(guest.doubt,)))
-        elif guest.verified and guest.vcpus:
-            able.append(guest)
-    return able, tuple(unable)
-
-
-def _impossible(unplaced: tuple[Unplaced, ...], placement: Placement | None) -> PlacementImpossible:
-    lines = [f"{one.name}: {reason}" for one in unplaced for reason in one.reasons]
-    return PlacementImpossible("\n".join(lines), unplaced=unplaced, placement=placement)
-
-
 def _vmms() -> tuple[Vmm, ...]:
     return tuple(PluginManager.load().vmms().values())
-
-
-def _journal(state_dir: str | os.PathLike[str] | None) -> Journal:
-    return Journal(None if state_dir is None else os.fspath(state_dir))

@@ -158,6 +158,7 @@ def kernel_masks(pid: int) -> dict[int, frozenset[int]]:
 _NOBODY = """
 import ctypes, json, os, sys, tempfile
 from kvmaff.api import *
+from kvmaff.deciding import *
 from kvmaff.binding.pin import *
 from kvmaff.cli.app import app
 from kvmaff.formats.plain import *

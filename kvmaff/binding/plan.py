@@ -106,8 +106,9 @@ class Plan:
         Do it: all of it or none of it, read back, and keep the decision.
 
         What the kernel would clip is refused before anything is changed: a mask that is put back is one that was set.
-        The changes are made in an order that never gives a CPU that belongs to one guest to two. Threads that start
-        meanwhile are bound as decided too.
+        The changes are made in an order that never gives a CPU that belongs to one guest to two: where guests change
+        places for others' sake, one after the other, as ``placement.steps()`` says. Threads that start meanwhile are
+        bound as decided too.
 
         Returns:
             The report; without threads where nothing differed.
@@ -115,8 +116,8 @@ class Plan:
         Raises:
             BindingFailed: The kernel did not do all of it; nothing stays changed.
             JournalError: The record cannot be written; nothing was changed.
-            RequestError: Guests swap CPUs and none is free on which one could wait, or they start threads faster than
-                these can be bound; nothing stays changed.
+            RequestError: Guests swap CPUs and none is free on which one could wait, there is no order in which they
+                could change places, or they start threads faster than these can be bound; nothing stays changed.
             Unsupported: The host is a recorded one.
         """
         if not self.host.live:
@@ -124,8 +125,9 @@ class Plan:
                 f"{self.host.root} is a recorded machine: nothing runs there that could be bound"
             )
         self._refuse_clipped()
+        on_the_way = self._on_the_way()
         owned = {one.spec.name: owned_cpus(one) for one in self.placement.guests}
-        ordered = self._waves(self.changes, owned)
+        ordered = [] if on_the_way else self._waves(self.changes, owned)
         command = f"apply {self.placement.strategy}: " + ", ".join(
             dict.fromkeys(change.guest for change in self.changes)
         )
@@ -133,15 +135,14 @@ class Plan:
             (self.journal or Journal()).locked(make=True) as folder,
             Transaction(folder, command, decided_text(folder)) as transaction,
         ):
-            for wave in ordered:
+            for state in on_the_way:
+                self._bring(state, transaction)
+            for wave in self._waves(self._now(), owned) if on_the_way else ordered:
                 transaction.bind(wave)
             done = {(change.thread.tid, change.thread.start) for change in self.changes}
-            pids = [one.pid for one in self.placement.guests if one.pid is not None]
             later: list[Change] = []
             for _ in range(_ROUNDS):
-                guests = find_guests(self.host.root, vmms=self.vmms, pids=pids)
-                now = make_plan(self.host, self.placement, vmms=self.vmms, guests=guests).changes
-                later = [one for one in now if (one.thread.tid, one.thread.start) not in done]
+                later = [one for one in self._now() if (one.thread.tid, one.thread.start) not in done]
                 if not later:
                     break
                 for wave in self._waves(later, owned):
@@ -157,6 +158,39 @@ class Plan:
         if self.applied is not None:
             self.applied(report)
         return report
+
+    def _now(self, state: Placement | None = None) -> tuple[Change, ...]:
+        """Look again: what differs now, from the decision or from a state on the way to it."""
+        to = state or self.placement
+        pids = [one.pid for one in to.guests if one.pid is not None]
+        guests = find_guests(self.host.root, vmms=self.vmms, pids=pids)
+        return make_plan(self.host, to, vmms=self.vmms, guests=guests).changes
+
+    def _on_the_way(self) -> tuple[Placement, ...]:
+        """
+        The states between now and the decision, where guests that run change places for others' sake.
+
+        Raises:
+            RequestError: There is no order that was found.
+        """
+        steps = self.placement.steps() if self.changes else ()
+        if steps is None:
+            names = ", ".join(one.guest for one in self.placement.moved())
+            raise RequestError.of([f"no order was found in which {names} can change places"])
+        running = {(one.pid, one.start): one for one in self.placement.guests}
+        # a process that has ended since is no part of any state
+        return tuple(
+            attrs.evolve(
+                step.state, guests=tuple(one for one in step.state.guests if (one.pid, one.start) in running)
+            )
+            for step in steps
+        )
+
+    def _bring(self, state: Placement, transaction: Transaction) -> None:
+        """Bring all guests to a state; what belongs to one in it is nobody else's then."""
+        owned = {one.spec.name: owned_cpus(one) for one in state.guests}
+        for wave in self._waves(self._now(state), owned):
+            transaction.bind(wave)
 
     def _refuse_clipped(self) -> None:
         """Raise where a thread's cgroup does not grant all of its CPUs, or one is not online."""

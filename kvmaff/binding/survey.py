@@ -18,10 +18,10 @@ from kvmaff.host.pci import pci_devices
 from kvmaff.host.reader import Host
 from kvmaff.host.tree import open_tree
 from kvmaff.placement.held import owned_cpus
-from kvmaff.placement.placement import GuestPlacement, Placement
+from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
 from kvmaff.placement.request import Demand, Held
 
-__all__ = ["demands_of", "free_memory", "free_pages", "held_by"]
+__all__ = ["demands_of", "free_memory", "free_pages", "held_by", "place_by_masks"]
 
 
 def demands_of(
@@ -132,6 +132,50 @@ def _held(guest: Guest, decided: GuestPlacement | None) -> tuple[CpuSet, CpuSet]
     # somebody pinned each vCPU to a CPU of its own: they meant it
     alone = bool(vcpus) and len(vcpus) == len(set(vcpus)) and all(len(mask) == 1 for mask in vcpus)
     return CpuSet.union_of(vcpus) if alone else CpuSet(), CpuSet.union_of(masks)
+
+
+def place_by_masks(host: Host, guest: Guest, spec: GuestSpec) -> GuestPlacement | None:
+    """
+    Take where a guest is for its place.
+
+    Args:
+        host: The machine.
+        guest: The guest.
+        spec: What it needs.
+
+    Returns:
+        Its vCPUs where they are, its other threads where its strategy would let them be; None where its dedicated vCPUs
+        have no CPU each, or a vCPU has no thread.
+    """
+    masks = {thread.index: thread.mask or CpuSet() for thread in guest.vcpus}
+    if set(masks) != set(range(spec.max_vcpus)) or not all(masks.values()):
+        return None
+    pinned = [masks[vcpu] for vcpu in spec.pinned]
+    own = CpuSet.union_of(pinned)
+    if not pinned or any(len(mask) != 1 for mask in pinned) or len(own) < len(pinned):
+        return None
+    used = CpuSet.union_of(masks.values())
+    others = [ThreadPlacement(role=role, index=None, cpus=used) for role in (Role.EMULATOR, Role.VHOST)]
+    others += [
+        ThreadPlacement(role=Role.IOTHREAD, index=number, cpus=used) for number in range(len(spec.iothreads))
+    ]
+    nodes = [node.number for node in host.columns.nodes if not node.cpus.isdisjoint(used)]
+    told = {node.number for node in host.topology.nodes}
+    return GuestPlacement(
+        spec=spec,
+        pid=guest.pid,
+        start=guest.start,
+        threads=(
+            *(
+                ThreadPlacement(role=Role.VCPU, index=vcpu, cpus=masks[vcpu])
+                for vcpu in range(spec.max_vcpus)
+            ),
+            *others,
+        ),
+        nodes=tuple(sorted(told.intersection(nodes))),
+        score=Score(distance=0, nodes=len(nodes), l3_groups=0, shared_cores=0, broken_cores=0),
+        owned=own,
+    )
 
 
 def free_memory(host: Host) -> tuple[tuple[int, int], ...]:

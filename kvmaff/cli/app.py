@@ -15,6 +15,7 @@ from kvmaff.cli.pin import pin
 from kvmaff.cli.place import place
 from kvmaff.cli.plan import plan
 from kvmaff.cli.plugins import plugins
+from kvmaff.cli.rebalance import rebalance
 from kvmaff.cli.strategies import strategies
 from kvmaff.cli.topology import topology
 from kvmaff.cli.undo import undo
@@ -36,5 +37,19 @@ def app() -> None:
     """
 
 
-for _command in (apply, capture, cpu, demo, guests, pin, place, plan, plugins, strategies, topology, undo):
+for _command in (
+    apply,
+    capture,
+    cpu,
+    demo,
+    guests,
+    pin,
+    place,
+    plan,
+    plugins,
+    rebalance,
+    strategies,
+    topology,
+    undo,
+):
     app.add_command(_command)

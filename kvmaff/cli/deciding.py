@@ -10,12 +10,14 @@ from typing import Any
 import attrs
 import click
 
-from kvmaff.api import DEFAULT_STRATEGY, default_policy, place
+from kvmaff.asking import placed_before
 from kvmaff.binding.decided import last_decision
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import root_option, say
 from kvmaff.cpuset import CpuSet
+from kvmaff.deciding import DEFAULT_STRATEGY, choices, default_policy, place
 from kvmaff.errors import CpuTextError, PlacementImpossible, WrongUsage
+from kvmaff.formats.amounts import memory_bytes
 from kvmaff.formats.matching import means, specs_for, void_affinities
 from kvmaff.formats.specs import SpecEntry, read_file
 from kvmaff.guest.discover import find_guests
@@ -23,10 +25,20 @@ from kvmaff.guest.guest import Guest
 from kvmaff.guest.select import select_guest
 from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import Host, read_host
+from kvmaff.placement.choices import Choice
+from kvmaff.placement.moves import Goal, Moves
 from kvmaff.placement.placement import Placement, Unplaced
 from kvmaff.placement.request import HostRules
 
-__all__ = ["Asked", "Decision", "decide", "deciding_options", "root_option"]
+__all__ = [
+    "Asked",
+    "Decision",
+    "budget_options",
+    "decide",
+    "deciding_options",
+    "root_option",
+    "strategy_options",
+]
 
 
 def _options(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -44,6 +56,32 @@ def _reserved(_context: click.Context, _parameter: click.Parameter, value: str) 
         raise click.BadParameter(str(error)) from None
 
 
+def _memory(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        return memory_bytes(int(value) if value.isascii() and value.isdigit() else value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+budget_options = (
+    click.option(
+        "--max-moved-vcpus",
+        type=click.IntRange(0),
+        metavar="N",
+        help="With --max-moves: of guests with so many vCPUs together.",
+    ),
+    click.option(
+        "--max-moved-memory",
+        callback=_memory,
+        metavar="SIZE",
+        help="With --max-moves: and so much memory together, as '64 GiB'.",
+    ),
+)
+"""What else may be said of who may be moved."""
+
+
 @attrs.frozen(kw_only=True)
 class Asked:
     """
@@ -56,6 +94,10 @@ class Asked:
         spec_files: Files of specs.
         dedicated: Guests of which nothing is said are dedicated.
         reserved: CPUs that no guest's thread may use.
+        max_moves: How many guests that were placed before may be moved; None where all are decided for anew.
+        max_moved_vcpus: With so many vCPUs; None for no limit.
+        max_moved_memory: With so much memory, bytes; None for no limit.
+        goal: What counts where not all have a place; None where it is not said.
     """
 
     names: tuple[str, ...]
@@ -64,6 +106,56 @@ class Asked:
     spec_files: tuple[str, ...]
     dedicated: bool
     reserved: CpuSet
+    max_moves: int | None
+    max_moved_vcpus: int | None
+    max_moved_memory: int | None
+    goal: str | None
+
+    @property
+    def moves(self) -> Moves | None:
+        """
+        The budget.
+
+        Raises:
+            UsageError: Something is said that only means something with ``--max-moves``.
+        """
+        if self.max_moves is None:
+            if (self.max_moved_vcpus, self.max_moved_memory, self.goal) != (None, None, None):
+                raise click.UsageError(
+                    "--max-moved-vcpus, --max-moved-memory and --goal need --max-moves N, which says who keeps places"
+                )
+            return None
+        return Moves(guests=self.max_moves, vcpus=self.max_moved_vcpus, memory_bytes=self.max_moved_memory)
+
+
+_strategy = (
+    click.option(
+        "--strategy", metavar="NAME", help="Who decides: numa, pack, spread, isolated, or a plug-in's."
+    ),
+    click.option(
+        "--option",
+        "options",
+        multiple=True,
+        callback=_options,
+        metavar="NAME=VALUE",
+        help="An option of the strategy.",
+    ),
+)
+
+
+def strategy_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Add the options that say who decides.
+
+    Args:
+        command: The command's function.
+
+    Returns:
+        The same with options.
+    """
+    for option in _strategy:
+        command = option(command)
+    return command
 
 
 def deciding_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,17 +176,7 @@ def deciding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in (
         click.argument("names", nargs=-1, metavar="[GUEST]..."),
-        click.option(
-            "--strategy", metavar="NAME", help="Who decides: numa, pack, spread, isolated, or a plug-in's."
-        ),
-        click.option(
-            "--option",
-            "options",
-            multiple=True,
-            callback=_options,
-            metavar="NAME=VALUE",
-            help="An option of the strategy.",
-        ),
+        *_strategy,
         click.option("--spec", "spec_files", multiple=True, metavar="FILE", help="What guests need (TOML)."),
         click.option(
             "--dedicated", is_flag=True, help="Guests of which nothing is said get CPUs of their own."
@@ -105,6 +187,18 @@ def deciding_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="",
             metavar="CPULIST",
             help="CPUs that no guest's thread may use.",
+        ),
+        click.option(
+            "--max-moves",
+            type=click.IntRange(0, 4096),
+            metavar="N",
+            help="Guests that apply placed before keep their places; up to N may be moved to make room.",
+        ),
+        *budget_options,
+        click.option(
+            "--goal",
+            type=click.Choice([goal.value for goal in Goal]),
+            help="With --max-moves: what counts where not all have a place (vcpus).",
         ),
     ):
         gathered = option(gathered)
@@ -123,6 +217,8 @@ class Decision:
         unplaced: The guests without one.
         rules: What was so for the host.
         plugins: The plug-ins.
+        choices: With a budget of moves: the answer without moves, and each that admits more than the one before it;
+            the last one is what came out.
     """
 
     host: Host
@@ -131,6 +227,7 @@ class Decision:
     unplaced: tuple[Unplaced, ...]
     rules: HostRules
     plugins: PluginManager
+    choices: tuple[Choice, ...] = ()
 
 
 def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
@@ -150,15 +247,19 @@ def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
     """
     plugins = PluginManager.load()
     chosen = asked.strategy or DEFAULT_STRATEGY
+    moves = asked.moves
     host = read_host(root)
     files = [(file, *read_file(file)) for file in asked.spec_files]
     entries = tuple(entry for _, found, _ in files for entry in found)
     decided, before = None, HostRules()
-    if host.live and asked.names:  # who decides for all decides anew, rules included
+    if host.live and (asked.names or moves):  # who decides for all decides anew, rules included
         decided, before = last_decision(journal)
     rules = _rules(asked.reserved, [(file, more) for file, _, more in files], before)
     running = find_guests(root, vmms=tuple(plugins.vmms().values())) if host.live or _has_proc(root) else ()
     to_place, entries = _named(running, entries, asked.names)
+    if moves is not None and not asked.names:  # who has a place needs none
+        settled = {guest.pid for guest, _ in placed_before(running, decided)}
+        to_place = [guest for guest in to_place if guest.pid not in settled]
     policy = default_policy(plugins, chosen, dedicated=asked.dedicated)
     able = [one for one in to_place if one.verified and not one.doubt]
     matched = specs_for(entries, able, default=policy)
@@ -170,25 +271,33 @@ def decide(asked: Asked, journal: Journal, root: str = "/") -> Decision:
         if not guest.verified:
             say(f"pid {guest.pid} ({guest.name}) is not proved to be a guest and is passed over: {guest.why}")
     others = [guest for guest in running if guest not in to_place]
-    try:
-        placement = place(
-            host,
-            to_place,
-            chosen,
-            specs=entries,
-            options=asked.options,
-            dedicated=asked.dedicated,
-            others=others,
-            anew=not asked.names,
-            rules=rules,
-            plugins=plugins,
-            state_dir=journal.folder,
-        )
-        unplaced: tuple[Unplaced, ...] = ()
-    except PlacementImpossible as error:
-        placement, unplaced = error.placement, error.unplaced
+    said: dict[str, Any] = {
+        "specs": entries,
+        "options": asked.options,
+        "dedicated": asked.dedicated,
+        "others": others,
+        "rules": rules,
+        "plugins": plugins,
+        "state_dir": journal.folder,
+    }
+    found: tuple[Choice, ...] = ()
+    if moves is not None:
+        goal = Goal(asked.goal or Goal.VCPUS)
+        found = choices(host, to_place, chosen, moves=moves, goal=goal, **said)
+        placement, unplaced = found[-1].placement, found[-1].unplaced
+    else:
+        try:
+            placement, unplaced = place(host, to_place, chosen, anew=not asked.names, **said), ()
+        except PlacementImpossible as error:
+            placement, unplaced = error.placement, error.unplaced
     return Decision(
-        host=host, strategy=chosen, placement=placement, unplaced=unplaced, rules=rules, plugins=plugins
+        host=host,
+        strategy=chosen,
+        placement=placement,
+        unplaced=unplaced,
+        rules=rules,
+        plugins=plugins,
+        choices=found,
     )
 
 

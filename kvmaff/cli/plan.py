@@ -35,10 +35,11 @@ def planned(asked: Asked, journal: Journal) -> Plan:
         UsageError: Something is said that only a new decision could use.
     """
     if asked.strategy is None:
-        if asked.names or asked.options or asked.spec_files or asked.dedicated or asked.reserved:
+        said = (asked.names, asked.options, asked.spec_files, asked.dedicated, asked.reserved, asked.moves)
+        if any(said):
             raise click.UsageError(
-                "without --strategy the machine is compared with what was decided last; "
-                "with guests, options, specs, --reserved or --dedicated, say --strategy NAME too"
+                "without --strategy the machine is compared with what was decided last; with guests, options, "
+                "specs, --reserved, --dedicated or --max-moves, say --strategy NAME too"
             )
         return make_plan(read_host(), plugins=PluginManager.load(), state_dir=journal.folder)
     found = decide(asked, journal)
@@ -48,7 +49,8 @@ def planned(asked: Asked, journal: Journal) -> Plan:
     made = make_plan(
         found.host, found.placement, rules=found.rules, plugins=found.plugins, state_dir=journal.folder
     )
-    return attrs.evolve(made, whole=not asked.names)
+    # who keeps places keeps what was decided of others, too
+    return attrs.evolve(made, whole=not asked.names and asked.moves is None)
 
 
 @click.command()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from kvmaff.api import DEFAULT_STRATEGY
 from kvmaff.cli.common import console, json_errors, json_option, print_json, say
+from kvmaff.deciding import DEFAULT_STRATEGY
 from kvmaff.formats.strategies import strategies_data
 from kvmaff.hooks.decide import find_strategy
 from kvmaff.hooks.manager import PluginManager

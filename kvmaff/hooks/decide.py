@@ -20,12 +20,14 @@ from kvmaff.hooks.blame import Origin, blamed, clean
 from kvmaff.hooks.options import build_options, near_miss, rebuild_options
 from kvmaff.host.topology import Topology
 from kvmaff.placement.basis import Basis
+from kvmaff.placement.moves import Moves
 from kvmaff.placement.placement import Placement, Unplaced
+from kvmaff.placement.rebalance import CleanUp, rebalance
 from kvmaff.placement.request import PlacementRequest
 from kvmaff.placement.strategy import Strategy
 from kvmaff.placement.verify import Violation, verify
 
-__all__ = ["Panel", "decide", "find_strategy"]
+__all__ = ["Panel", "clean_up", "decide", "find_strategy"]
 
 _OURS = "kvmaff"
 _SENTENCE = 4000
@@ -90,6 +92,44 @@ def decide(
     if impossible is None:
         return _checked(panel, asked, strategy, origin, answer)
     raise _judged(panel, asked, strategy, origin, impossible) from impossible
+
+
+def clean_up(
+    panel: Panel, request: PlacementRequest, name: str, options: Mapping[str, object] | None
+) -> CleanUp:
+    """
+    Find what guests would gain; see :meth:`kvmaff.hooks.manager.PluginManager.rebalance`.
+
+    Args:
+        panel: Whose strategies and objections count.
+        request: The host, and guests that all have a place.
+        name: The strategy's name.
+        options: Its options, or None.
+
+    Returns:
+        Who gains what.
+
+    Raises:
+        RequestError: There is no such strategy or option, or it does not tell what it wants.
+        PlacementImpossible: A guest cannot stay where it is.
+        PlacementRefused: An answer breaks a rule, or a plug-in objects.
+        PluginError: A plug-in failed.
+    """
+    # where everybody stays: its levels are all that is wanted of this answer
+    now = decide(panel, attrs.evolve(request, moves=Moves()), name, options)
+    if now.basis is None or now.basis.objective is None:
+        raise RequestError.of(
+            [
+                f"strategy '{clean(name, 60)}' does not tell what it wants: nobody can say what guests would gain"
+            ]
+        )
+    found = rebalance(attrs.evolve(now.basis.request, moves=request.moves), now.basis.objective)
+    assert found.placement.basis is not None
+    asked = found.placement.basis.request
+    violations = verify(asked, found.placement) or panel.check_placement(asked, found.placement)
+    if violations:
+        raise _refused(f"the clean-up by strategy {name!r} is refused:", name, violations)
+    return found
 
 
 def find_strategy(panel: Panel, name: str) -> tuple[Strategy, Origin]:
@@ -165,13 +205,19 @@ def _checked(
         placement = Placement(strategy=strategy.name, guests=tuple(guests), basis=basis, admission=admission)
         violations = panel.check_placement(request, placement)
     if violations:
-        lines = [f"the answer of strategy {strategy.name!r} ({origin}) is refused:"]
-        for violation in violations:
-            text = clean(violation.message, _SENTENCE)
-            whose = "" if violation.guest is None else f"guest {violation.guest!r}: "
-            lines.append(f"{'' if text.startswith(whose) else whose}{text} [{violation.rule}]")
-        raise PlacementRefused("\n".join(lines), strategy=strategy.name, violations=violations)
+        raise _refused(
+            f"the answer of strategy {strategy.name!r} ({origin}) is refused:", strategy.name, violations
+        )
     return placement
+
+
+def _refused(head: str, name: str, violations: tuple[Violation, ...]) -> PlacementRefused:
+    lines = [head]
+    for violation in violations:
+        text = clean(violation.message, _SENTENCE)
+        whose = "" if violation.guest is None else f"guest {violation.guest!r}: "
+        lines.append(f"{'' if text.startswith(whose) else whose}{text} [{violation.rule}]")
+    return PlacementRefused("\n".join(lines), strategy=name, violations=violations)
 
 
 def _judged(

@@ -28,12 +28,13 @@ from kvmaff.guest.vmm import Vmm
 from kvmaff.hooks import specs
 from kvmaff.hooks.answers import items_of, judge_strategy, judge_violation, judge_vmm
 from kvmaff.hooks.blame import Origin, blamed, clean
-from kvmaff.hooks.decide import decide
+from kvmaff.hooks.decide import clean_up, decide
 from kvmaff.hooks.found import DISABLE, disabled_globs, find, is_disabled
 from kvmaff.hooks.offers import Offer, gather
 from kvmaff.hooks.plugin import Plugin, PluginInfo, enlist
 from kvmaff.host.topology import Topology
 from kvmaff.placement.placement import Placement
+from kvmaff.placement.rebalance import CleanUp
 from kvmaff.placement.request import PlacementRequest
 from kvmaff.placement.strategy import Strategy
 from kvmaff.placement.verify import Violation
@@ -299,6 +300,27 @@ class PluginManager:
             PluginError: A plug-in failed or gave something else than it was asked for.
         """
         return decide(self, request, strategy, options)
+
+    def rebalance(
+        self, request: PlacementRequest, strategy: str, options: Mapping[str, object] | None = None
+    ) -> CleanUp:
+        """
+        Find what guests would gain elsewhere by a strategy's levels.
+
+        Args:
+            request: The host; every guest has a place that keeps the rules. Its budget says how many may be moved.
+            strategy: The strategy's name.
+            options: Its options by name.
+
+        Returns:
+            Who gains what, and in which order they could go.
+
+        Raises:
+            RequestError: There is no such strategy or option, or it does not tell what it wants.
+            PlacementRefused: An answer breaks a rule, or a plug-in objects.
+            PluginError: A plug-in failed or gave something else than it was asked for.
+        """
+        return clean_up(self, request, strategy, options)
 
     def suspects(self) -> str:
         """

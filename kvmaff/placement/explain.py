@@ -22,7 +22,7 @@ from kvmaff.placement.scoring import Candidate
 from kvmaff.placement.search import Search
 from kvmaff.placement.taken import cost_now
 
-__all__ = ["Explanation", "RunnerUp", "explain", "explained"]
+__all__ = ["Explanation", "RunnerUp", "explain", "explained", "level_words"]
 
 OTHER_KIND = "core_kind"
 """Counts before all levels: that the next best place is on cores of another kind."""
@@ -116,6 +116,22 @@ def explain(placement: Placement) -> str:
         lines += [f"  {_cost(guest.score)}", *(f"  {line}" for line in guest.why)]
         lines += [f"  {line}" for line in _compared(why, others=len(placement.guests) > 1)]
     return "\n".join(lines)
+
+
+def level_words(level: str, value: int) -> str:
+    """
+    One level of what a place costs, in words.
+
+    Args:
+        level: Its name.
+        value: What it costs.
+
+    Returns:
+        A few words.
+    """
+    if level in _LOADS:
+        return _LOADS[level].format(value / 1000)
+    return _WORDS[level].format(value, s="" if value == 1 else "s")
 
 
 def _explained(placement: Placement, guest: GuestPlacement, search: Search | None) -> Explanation:
@@ -251,14 +267,8 @@ def _others(guest: GuestPlacement) -> list[str]:
     return lines
 
 
-def _word(level: str, value: int) -> str:
-    if level in _LOADS:
-        return _LOADS[level].format(value / 1000)
-    return _WORDS[level].format(value, s="" if value == 1 else "s")
-
-
 def _cost(score: Score) -> str:
-    return ", ".join(_word(level, value) for level, value in _levels(score))
+    return ", ".join(level_words(level, value) for level, value in _levels(score))
 
 
 def _compared(why: Explanation, *, others: bool) -> list[str]:
@@ -276,6 +286,5 @@ def _compared(why: Explanation, *, others: bool) -> list[str]:
     less = "less, now that others have places, in" if others else "less in"
     side = "more in" if more > 0 else less
     amount = f"{abs(more) / 1000:.3f}" if level in _LOADS else str(abs(more))
-    return [
-        f"runner-up {where}: {amount} {side} {level.replace('_', ' ')} ({_word(level, dict(other.levels)[level])})"
-    ]
+    told = level_words(level, dict(other.levels)[level])
+    return [f"runner-up {where}: {amount} {side} {level.replace('_', ' ')} ({told})"]

@@ -10,10 +10,11 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Role
 from kvmaff.guest.spec import GuestSpec
 from kvmaff.placement.basis import Basis
-from kvmaff.placement.moves import Admission
+from kvmaff.placement.moves import Admission, Moved
 
 if TYPE_CHECKING:
     from kvmaff.placement.explain import Explanation
+    from kvmaff.placement.order import Step
 
 __all__ = ["GuestPlacement", "Placement", "Remedy", "Removal", "Score", "ThreadPlacement", "Unplaced"]
 
@@ -236,3 +237,25 @@ class Placement:
         from kvmaff.placement.explain import explained  # noqa: PLC0415 - the same
 
         return explained(self)
+
+    def moved(self) -> tuple[Moved, ...]:
+        """
+        The guests that had another place before.
+
+        Returns:
+            They, in order of the request; none where it is not known from what was decided.
+        """
+        from kvmaff.placement.order import moved  # noqa: PLC0415 - the same
+
+        return () if self.basis is None else moved(self.basis.request, self)
+
+    def steps(self) -> tuple[Step, ...] | None:
+        """
+        An order in which guests change places, so that every state on the way keeps all rules.
+
+        Returns:
+            The steps, none where nobody is moved; None where no order was found.
+        """
+        from kvmaff.placement.order import steps  # noqa: PLC0415 - the same
+
+        return () if self.basis is None else steps(self.basis.request, self)

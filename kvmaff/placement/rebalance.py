@@ -19,14 +19,14 @@ from kvmaff.placement.basis import Basis
 from kvmaff.placement.bound import admission
 from kvmaff.placement.exchange import Steps
 from kvmaff.placement.objective import Objective
-from kvmaff.placement.order import moved, steps
+from kvmaff.placement.order import Step, moved, steps
 from kvmaff.placement.placement import Placement, Score
 from kvmaff.placement.request import Demand, PlacementRequest
 from kvmaff.placement.scoring import Candidate
 from kvmaff.placement.search import Search
 from kvmaff.placement.taken import cost_now
 
-__all__ = ["Gain", "rebalance"]
+__all__ = ["CleanUp", "Gain", "rebalance"]
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +45,25 @@ class Gain:
     after: Score
 
 
-def rebalance(request: PlacementRequest, objective: Objective) -> tuple[Placement, tuple[Gain, ...]]:
+@attrs.frozen(kw_only=True)
+class CleanUp:
+    """
+    What could be gained on a host, and how.
+
+    Attributes:
+        placement: Where all guests would be.
+        gains: What each that is moved gains, who gains most first.
+        steps: The order in which they could go.
+        left_alone: Running guests that were not asked about, and why.
+    """
+
+    placement: Placement
+    gains: tuple[Gain, ...]
+    steps: tuple[Step, ...]
+    left_alone: tuple[tuple[str, str], ...] = ()
+
+
+def rebalance(request: PlacementRequest, objective: Objective) -> CleanUp:
     """
     Move guests that gain by it, within the request's budget.
 
@@ -54,7 +72,7 @@ def rebalance(request: PlacementRequest, objective: Objective) -> tuple[Placemen
         objective: What is wanted of the places.
 
     Returns:
-        The placement, in which all others stay; what each that is moved gains, in the order in which they go.
+        What each that is moved gains, and in which order they can go; all others stay.
     """
     cleaning = _Cleaning(request, objective)
     while cleaning.one() or cleaning.two():
@@ -66,7 +84,7 @@ def rebalance(request: PlacementRequest, objective: Objective) -> tuple[Placemen
         basis=Basis(request=request, objective=objective),
         admission=admission(request.goal, (), (), None),
     )
-    return placement, tuple(cleaning.gains)
+    return CleanUp(placement=placement, gains=tuple(cleaning.gains), steps=steps(request, placement) or ())
 
 
 class _Cleaning:
