@@ -155,7 +155,7 @@ def _guests(request: PlacementRequest, spec: GuestSpec) -> Iterator[str]:
             yield f"wants the cores of {near.guest}, which is of another trust domain"
         if near.level is Place.CORE and near.guest in there and _alone_on_cores(spec):
             yield f"wants the cores of {near.guest}, and its thread policy isolate wants them for itself"
-        elif near.level is Place.CORE and near.guest in others and _alone_on_cores(others[near.guest]):
+        if near.level is Place.CORE and near.guest in others and _alone_on_cores(others[near.guest]):
             yield f"wants the cores of {near.guest}, whose thread policy isolate wants them for itself"
         for apart in others[near.guest].anti_affinity if near.guest in others else ():
             if apart.guest == spec.name and apart.level in _INSIDE[near.level]:

@@ -14,7 +14,7 @@ import attrs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.guest import Role
-from kvmaff.guest.spec import ANY_KIND, VcpuPolicy
+from kvmaff.guest.spec import ANY_KIND, GuestSpec, VcpuPolicy
 from kvmaff.placement.board import Board
 from kvmaff.placement.placement import GuestPlacement, Placement, Score
 from kvmaff.placement.pool import pool_for
@@ -26,6 +26,8 @@ __all__ = ["Explanation", "RunnerUp", "explain", "explained", "level_words"]
 
 OTHER_KIND = "core_kind"
 """Counts before all levels: that the next best place is on cores of another kind."""
+SIBLINGS = "siblings"
+"""And then: that the guest's siblings are not siblings there."""
 _MOST_GROUPS = 16
 _MOST_CORES = 32
 _WORDS = {
@@ -57,7 +59,8 @@ class RunnerUp:
         nodes: Their NUMA nodes.
         levels: (level, value) in order of what counts most.
         worse: The first level in which it differs from the place taken, and by how much; None where they cost the same.
-            ``core_kind`` where it is on cores of another kind, which counts before all levels.
+            ``core_kind`` where it is on cores of another kind, and ``siblings`` where what the guest sees as siblings
+            is on different cores: these count before all levels.
     """
 
     cpus: CpuSet
@@ -170,18 +173,30 @@ def _runner_up(search: Search, guest: GuestPlacement) -> RunnerUp | None:
     board = without.board
     pool = pool_for(board, demand, without.objective, floats=not demand.spec.pinned)
     for reach, other_kind in _reaches(board, guest, pool):
-        best: Candidate | None = None
+        best: tuple[bool, Candidate] | None = None
         for part in _parts(board, guest):
             found = without.fits(demand, reach - part)
             if isinstance(found, str) or found.cpus == _searched(guest):
                 continue
             found = without.finder.rescored(demand, found, pool)
-            if best is None or found.score.key < best.score.key:
-                best = found
+            torn = _torn(board, demand.spec, found)
+            if best is None or (torn, found.score.key) < (best[0], best[1].score.key):
+                best = torn, found
         if best is not None:
             mine = cost_now(board, without.objective, demand)
-            return _worse(mine, best, board, other_kind=other_kind)
+            first = OTHER_KIND if other_kind else None
+            if best[0] and not _torn(board, demand.spec, taken.candidate):
+                first = first or SIBLINGS
+            return _worse(mine, best[1], board, first)
     return None
+
+
+def _torn(board: Board, spec: GuestSpec, found: Candidate) -> bool:
+    """Whether vCPUs that the guest sees as siblings are on different cores."""
+    if spec.threads == 1 or spec.vcpu_policy is not VcpuPolicy.DEDICATED:
+        return False
+    groups = (found.order[at : at + spec.threads] for at in range(0, len(found.order), spec.threads))
+    return any(not CpuSet(group) <= board.cores_of(CpuSet(group[:1])) for group in groups)
 
 
 def _reaches(board: Board, guest: GuestPlacement, pool: CpuSet) -> Iterator[tuple[CpuSet, bool]]:
@@ -218,11 +233,11 @@ def _searched(guest: GuestPlacement) -> CpuSet:
     return CpuSet.union_of(guest.cpus_of(Role.VCPU, vcpu) or CpuSet() for vcpu in guest.spec.pinned)
 
 
-def _worse(score: Score, best: Candidate, board: Board, *, other_kind: bool) -> RunnerUp:
+def _worse(score: Score, best: Candidate, board: Board, first: str | None) -> RunnerUp:
     theirs = _levels(best.score)
     worse = (
-        (OTHER_KIND, 1)
-        if other_kind
+        (first, 1)
+        if first is not None
         else next(
             (
                 (level, value - mine)
@@ -283,6 +298,8 @@ def _compared(why: Explanation, *, others: bool) -> list[str]:
     level, more = other.worse
     if level == OTHER_KIND:
         return [f"runner-up {where}: on cores of another kind"]
+    if level == SIBLINGS:
+        return [f"runner-up {where}: its siblings are on different cores there"]
     less = "less, now that others have places, in" if others else "less in"
     side = "more in" if more > 0 else less
     amount = f"{abs(more) / 1000:.3f}" if level in _LOADS else str(abs(more))

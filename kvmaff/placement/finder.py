@@ -180,7 +180,7 @@ class Finder:
         inside = among(self.board, spec, pool, CpuSet(found.order))
         wants, *_ = Wants.of(spec, self.objective, free=inside, reach=inside, vcpus=len(spec.pinned))
         again = self._scored(demand, wants, found, list(found.extras))
-        return attrs.evolve(again, homes=found.homes)
+        return attrs.evolve(again, homes=found.homes, proved=found.proved)
 
     # -- dedicated vCPUs
 
@@ -290,7 +290,7 @@ class Finder:
             found.order,
             found.nodes,
             extras=extras,
-            proved=found.proved,
+            proved=False,  # the PUs of its other threads were chosen beside its vCPUs, or before them
         )
 
     def _known(self, spec: GuestSpec) -> bool:
