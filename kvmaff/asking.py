@@ -16,6 +16,7 @@ import attrs
 from kvmaff.binding.decided import last_decision, same_guest
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.survey import demands_of, free_memory, free_pages, held_by, place_by_masks
+from kvmaff.cpuset import CpuSet
 from kvmaff.errors import WrongUsage
 from kvmaff.formats.matching import specs_for
 from kvmaff.formats.specs import SpecEntry
@@ -24,7 +25,7 @@ from kvmaff.guest.spec import GuestSpec, VcpuPolicy
 from kvmaff.host.reader import Host
 from kvmaff.placement.moves import Goal, Moves
 from kvmaff.placement.placement import GuestPlacement, Placement, Unplaced
-from kvmaff.placement.request import HostRules, PlacementRequest
+from kvmaff.placement.request import Demand, Held, HostRules, PlacementRequest
 from kvmaff.placement.verify import verify
 
 __all__ = ["Question", "journal_in", "placed_before", "question", "what_runs"]
@@ -183,8 +184,8 @@ def what_runs(
         overcommit=rules.overcommit,
         moves=moves,
     )
-    asked = _with_those(request, there, able, decided, (), unable)
-    return attrs.evolve(asked, kept=(*asked.kept, *kept))
+    asked = _with_those(request, there, able, decided, (), unable, over_floating=True)
+    return attrs.evolve(asked, kept=tuple({**dict(kept), **dict(asked.kept)}.items()))
 
 
 def _with_those(
@@ -194,6 +195,8 @@ def _with_those(
     decided: Placement | None,
     placed: Sequence[Guest],
     unable: tuple[Unplaced, ...],
+    *,
+    over_floating: bool = False,
 ) -> Question:
     """Add the guests that have a place; one whose place breaks a rule only holds what it has."""
     demands = demands_of(request.host, [(guest, one.spec) for guest, one in there], ())
@@ -201,29 +204,42 @@ def _with_those(
         attrs.evolve(demand, now=attrs.evolve(one, pid=guest.pid, start=guest.start))
         for demand, (guest, one) in zip(demands, there, strict=True)
     ]
-    broken: dict[str | None, str] = {}
+    broken: dict[str, str] = {}
     while True:
-        fine = [one for one in have if one.spec.name not in broken]
+        fine = tuple(one for one in have if one.spec.name not in broken)
+        inside = {(one.pid, one.start) for one in fine}
+        left = [guest for guest in others if guest.verified and (guest.pid, guest.start) not in inside]
+        part = [*placed, *(guest for guest, _ in there if (guest.pid, guest.start) in inside)]
+        held = tuple(held_by(left, decided, part))
+        passed: tuple[tuple[str, str], ...] = ()
+        if over_floating:
+            held, passed = _without_floating(held, fine)
+        asked = attrs.evolve(request, demands=fine, held=held)
         now = Placement(strategy="now", guests=tuple(one.now for one in fine if one.now is not None))
-        found = verify(attrs.evolve(request, demands=tuple(fine)), now)
+        found = verify(asked, now)
         if not found:
             break
-        wrong = [one for one in found if one.guest is not None] or [
-            attrs.evolve(one, guest=demand.spec.name) for one in found for demand in fine
-        ]
-        broken |= {one.guest: one.message for one in wrong}
-    inside = {(one.pid, one.start) for one in fine}
-    left = [guest for guest in others if guest.verified and (guest.pid, guest.start) not in inside]
-    part = [*placed, *(guest for guest, _ in there if (guest.pid, guest.start) in inside)]
+        wrong = {one.guest: one.message for one in found if one.guest is not None}
+        broken |= wrong or {one.spec.name: found[0].message for one in fine}
     return Question(
-        request=attrs.evolve(
-            request,
-            demands=(*request.demands, *fine),
-            held=tuple(held_by(left, decided, part)),
-        ),
+        request=attrs.evolve(asked, demands=(*request.demands, *fine)),
         unable=unable,
-        kept=tuple((name, why) for name, why in broken.items() if name is not None),
+        kept=(*broken.items(), *passed),
     )
+
+
+def _without_floating(
+    held: Iterable[Held], there: Iterable[Demand]
+) -> tuple[tuple[Held, ...], tuple[tuple[str, str], ...]]:
+    """Pass over who floats over CPUs that belong to others: that is so wherever these go."""
+    owned = CpuSet.union_of(one.now.owned for one in there if one.now is not None)
+    left, passed = [], {}
+    for one in held:
+        if one.dedicated or one.cpus.isdisjoint(owned):
+            left.append(one)
+        else:
+            passed[one.name] = f"it floats over {one.cpus & owned}, which belong to others"
+    return tuple(left), tuple(passed.items())
 
 
 def placed_before(guests: Sequence[Guest], decided: Placement | None) -> list[tuple[Guest, GuestPlacement]]:

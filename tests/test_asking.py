@@ -104,8 +104,13 @@ def test_what_runs(host: Host, journal: Journal, plugins: PluginManager) -> None
             demand.now.vcpu_cpus,
             demand.now.owned,
         )
-        assert ["vm1"] == [held.name for held in found.request.held]
-        assert ["vm1"] == [name for name, _ in found.kept]
+
+        # who floats over another one's CPU does so wherever that one goes
+        over = parse_specs('[[guest]]\nname = "vm1"\npolicy = "shared"', "v.toml")
+        found = what_runs(host, look(), specs=over, rules=None, moves=Moves(guests=1), state_dir=None)
+        assert (["vm0"], ()) == ([one.spec.name for one in found.request.demands], found.request.held)
+        ((name, why),) = found.kept
+        assert ("vm1", True) == (name, f"floats over {OTHER}" in why)
 
         assert pin_guest(host, second, {"0": ONE}, journal=journal, vmms=vmms).ok
         cleaned = kvmaff.rebalance(host, look(), plugins=plugins)

@@ -37,8 +37,8 @@ def choices_table(choices: Sequence[Choice]) -> Table:
         )
         placed = [guest.spec.name for guest in one.placement.guests] if one.placement else []
         new = [name for name in placed if name in asked and name not in before]
+        also = "also " if before and new else ""
         before |= set(new)
-        also = "also " if one is not choices[0] and new else ""
         table.add_row(
             str(one.moves),
             Text(also + (", ".join(new) or "nobody")),

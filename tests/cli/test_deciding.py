@@ -194,7 +194,9 @@ def test_every_command_has_json(machine: Path, spec: Path) -> None:
     """What place prints with --json is JSON and nothing else, also where warnings are said."""
     spec.write_text(SPEC + '[[guest]]\nname = "nobody-*"\n')
     done = run("place", "--root", str(machine), "--spec", str(spec), "--json")
-    assert {"strategy", "guests", "unplaced"} == set(json.loads(done.stdout))
+    assert {"strategy", "guests", "unplaced", "admission", "moved", "steps", "choices"} == set(
+        json.loads(done.stdout)
+    )
     assert "nobody-*" in done.stderr
 
 

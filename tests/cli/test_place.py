@@ -64,7 +64,7 @@ def test_explained(root: str, tmp_path: Path) -> None:
     """Unless said otherwise a few guests are explained: levels, whether it is proved, and the runner-up."""
     asked = words(root, tmp_path, GUESTS)
     data = answer(*asked)
-    assert {"strategy", "guests", "unplaced"} == set(data)
+    assert {"strategy", "guests", "unplaced", "admission", "moved", "steps", "choices"} == set(data)
     db, web = data["guests"]
     keys = {"name", "pid", "threads", "nodes", "owned", "score", "levels", "why", "proved", "explained"}
     assert keys | {"runner_up"} == set(db) == set(web)
