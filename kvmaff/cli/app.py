@@ -16,6 +16,7 @@ from kvmaff.cli.place import place
 from kvmaff.cli.plan import plan
 from kvmaff.cli.plugins import plugins
 from kvmaff.cli.rebalance import rebalance
+from kvmaff.cli.simulate import simulate
 from kvmaff.cli.strategies import strategies
 from kvmaff.cli.topology import topology
 from kvmaff.cli.undo import undo
@@ -48,6 +49,7 @@ for _command in (
     plan,
     plugins,
     rebalance,
+    simulate,
     strategies,
     topology,
     undo,

@@ -14,10 +14,10 @@ from kvmaff.asking import placed_before
 from kvmaff.binding.decided import last_decision
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import root_option, say
+from kvmaff.cli.values import cpulist, memory, name_and_value
 from kvmaff.cpuset import CpuSet
 from kvmaff.deciding import DEFAULT_STRATEGY, choices, default_policy, place
-from kvmaff.errors import CpuTextError, PlacementImpossible, WrongUsage
-from kvmaff.formats.amounts import memory_bytes
+from kvmaff.errors import PlacementImpossible, WrongUsage
 from kvmaff.formats.matching import means, specs_for, void_affinities
 from kvmaff.formats.specs import SpecEntry, read_file
 from kvmaff.guest.discover import find_guests
@@ -41,30 +41,6 @@ __all__ = [
 ]
 
 
-def _options(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = [value.partition("=") for value in values]
-    wrong = [value for value, (_, equals, _) in zip(values, pairs, strict=True) if not equals]
-    if wrong:
-        raise click.BadParameter(f"{wrong[0]!r} is no NAME=VALUE")
-    return {name: value for name, _, value in pairs}
-
-
-def _reserved(_context: click.Context, _parameter: click.Parameter, value: str) -> CpuSet:
-    try:
-        return CpuSet.parse(value)
-    except CpuTextError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _memory(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    try:
-        return memory_bytes(int(value) if value.isascii() and value.isdigit() else value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 budget_options = (
     click.option(
         "--max-moved-vcpus",
@@ -74,7 +50,7 @@ budget_options = (
     ),
     click.option(
         "--max-moved-memory",
-        callback=_memory,
+        callback=memory,
         metavar="SIZE",
         help="With --max-moves: and so much memory together, as '64 GiB'.",
     ),
@@ -136,7 +112,7 @@ _strategy = (
         "--option",
         "options",
         multiple=True,
-        callback=_options,
+        callback=name_and_value,
         metavar="NAME=VALUE",
         help="An option of the strategy.",
     ),
@@ -183,7 +159,7 @@ def deciding_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--reserved",
-            callback=_reserved,
+            callback=cpulist,
             default="",
             metavar="CPULIST",
             help="CPUs that no guest's thread may use.",

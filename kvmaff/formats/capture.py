@@ -40,7 +40,7 @@ from kvmaff.host.reader import host_of
 from kvmaff.host.recording import RecordingTree
 from kvmaff.host.threads import THREADS_FILE, read_threads, threads_text, with_details
 from kvmaff.host.tree import BIG, Tree, open_tree
-from kvmaff.kernel.files import put_file
+from kvmaff.kernel.files import put_path
 
 __all__ = ["ABOUT_FILE", "Captured", "capture"]
 
@@ -219,12 +219,7 @@ def _packed(files: dict[str, bytes], folders: set[str]) -> bytes:
 
 
 def _put(path: str, data: bytes) -> None:
-    folder, name = os.path.split(os.path.abspath(path))
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            put_file(fd, name, data)
-        finally:
-            os.close(fd)
+        put_path(path, data)
     except OSError as error:
         raise RequestError.of([f"{path}: {error.strerror}"]) from error

@@ -92,30 +92,32 @@ class _Statement:
     parts: int
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str], *, most: int = MAX_BYTES, what: str = "file of guests") -> str:
     """
-    Read a TOML file.
+    Read a file that people write.
 
     Args:
         path: The file.
+        most: How many bytes it may have.
+        what: What it is, for messages.
 
     Returns:
         Its text.
 
     Raises:
-        SpecError: It cannot be read, is larger than 1 MiB, or is not UTF-8.
+        SpecError: It cannot be read, is larger than that, or is not UTF-8.
     """
     name = os.fspath(path)
     where = cleaned(name)
     try:
         with open(name, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            raw = file.read(most + 1)
     except OSError as error:
         raise SpecError.of(name, [f"{where}: cannot be read: {error.strerror}"]) from error
     except ValueError as error:  # open() on a name with a NUL byte
         raise SpecError.of(name, [f"{where}: is no name of a file: {cleaned(str(error))}"]) from error
-    if len(raw) > MAX_BYTES:
-        raise SpecError.of(name, [f"{where}: is larger than {MAX_BYTES} bytes, so it is no file of guests"])
+    if len(raw) > most:
+        raise SpecError.of(name, [f"{where}: is larger than {most} bytes, so it is no {what}"])
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

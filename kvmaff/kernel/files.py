@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-__all__ = ["put_file"]
+__all__ = ["put_file", "put_path"]
 
 
 def put_file(folder: int, name: str, data: bytes, mode: int = 0o600) -> None:
@@ -38,3 +38,23 @@ def put_file(folder: int, name: str, data: bytes, mode: int = 0o600) -> None:
             os.unlink(temporary, dir_fd=folder)
         raise
     os.fsync(folder)
+
+
+def put_path(path: str, data: bytes, mode: int = 0o600) -> None:
+    """
+    The same by path.
+
+    Args:
+        path: Where; a link there is replaced, not followed.
+        data: What it shall hold.
+        mode: Who may read and write it.
+
+    Raises:
+        OSError: It cannot be written; then nothing has changed.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        put_file(fd, name, data, mode)
+    finally:
+        os.close(fd)

@@ -43,7 +43,7 @@ def answer(*words: str, code: int = 0) -> Any:
     "command",
     [
         *("apply", "capture", "cpu", "demo", "guests", "pin", "place", "plan", "plugins", "strategies"),
-        *("rebalance", "topology", "undo"),
+        *("rebalance", "simulate", "topology", "undo"),
     ],
 )
 def test_help_shows_an_example(command: str) -> None:

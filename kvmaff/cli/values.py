@@ -1,0 +1,79 @@
+"""What options of several commands hold, read and checked."""
+
+from __future__ import annotations
+
+import click
+
+from kvmaff.cpuset import CpuSet
+from kvmaff.errors import CpuTextError
+from kvmaff.formats.amounts import memory_bytes
+
+__all__ = ["cpulist", "memory", "name_and_value"]
+
+
+def name_and_value(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    """
+    Read NAME=VALUE, given as often as there are options.
+
+    Args:
+        _context: click's.
+        _parameter: The option.
+        values: What was written.
+
+    Returns:
+        The values by name.
+
+    Raises:
+        BadParameter: One has no ``=``.
+    """
+    pairs = [value.partition("=") for value in values]
+    wrong = [value for value, (_, equals, _) in zip(values, pairs, strict=True) if not equals]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is no NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def cpulist(_context: click.Context, _parameter: click.Parameter, value: str) -> CpuSet:
+    """
+    Read a cpulist.
+
+    Args:
+        _context: click's.
+        _parameter: The option.
+        value: What was written.
+
+    Returns:
+        The CPUs.
+
+    Raises:
+        BadParameter: It is none.
+    """
+    try:
+        return CpuSet.parse(value)
+    except CpuTextError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def memory(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """
+    Read an amount of memory.
+
+    Args:
+        _context: click's.
+        _parameter: The option.
+        value: What was written; None where nothing was.
+
+    Returns:
+        Bytes, or None.
+
+    Raises:
+        BadParameter: It is none, or its unit means different things to different people.
+    """
+    if value is None:
+        return None
+    try:
+        return memory_bytes(int(value) if value.isascii() and value.isdigit() else value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
