@@ -7,7 +7,8 @@ what came of it. It ends at the end of its input. Nova is as it comes: no config
 default, debug messages off.
 
 A host is ``{"cells": [{"cpus": [...], "siblings": [[...], ...], "pinned": [...]}, ...]}`` with a cell for each NUMA
-node, a guest ``"guest": [vCPUs of each cell]``, all of them dedicated.
+node, a guest ``"guest": [vCPUs of each cell]``, all of them dedicated. With ``"pack": true`` nodes that are in use come
+first, as Nova's option ``packing_host_numa_cells_allocation_strategy`` has it, and the answer has the CPU of each vCPU.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 warnings.filterwarnings("ignore")  # what Nova's libraries say about one another
 
+from nova.conf import CONF  # noqa: E402
 from nova.objects.instance_numa import InstanceNUMACell, InstanceNUMATopology  # noqa: E402
 from nova.objects.numa import NUMACell, NUMATopology  # noqa: E402
 from nova.virt.hardware import numa_fit_instance_to_host  # noqa: E402
@@ -101,12 +103,19 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         host, guest = host_of(asked["cells"]), guest_of(asked["guest"])
+        pack = asked.get("pack", False)
+        CONF.set_override("packing_host_numa_cells_allocation_strategy", pack, group="compute")
         start = time.perf_counter_ns()
         found = numa_fit_instance_to_host(host, guest, None)
         took = time.perf_counter_ns() - start
         answer = {"ns": took, "fits": found is not None}
         if found is not None:
             answer["whole"] = whole(found, host, asked["guest"])
+            if pack:
+                pinning = {
+                    vcpu: cpu for cell in found.cells for vcpu, cpu in (cell.cpu_pinning or {}).items()
+                }
+                answer["cpus"] = [pinning[vcpu] for vcpu in sorted(pinning)]
         print(json.dumps(answer), flush=True)
 
 
