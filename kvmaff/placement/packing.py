@@ -4,13 +4,17 @@ Which guests could all be admitted if more than a few moved: whole nodes packed 
 Some nodes at a time: all guests that are on these alone, and those that have no place, are given nodes anew, exactly;
 what is better is kept. All nodes at once where they and the guests are few, so that nothing better exists then.
 
-Better is: more admitted, by the goal; then fewer guests moved; then what is worth more to guests to come.
+Better is: more admitted, by the goal; then fewer guests moved; then what is worth more to guests to come. Where that
+ends with guests that have no place, room is gathered first: for some rounds better is also what leaves more free in one
+place and less in another, since little that is free everywhere admits nobody. What admits nobody after all is undone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import product
+from operator import le
 from random import Random
 
 import attrs
@@ -26,6 +30,11 @@ _INNER = 4000
 """So many steps for some nodes."""
 _IDLE = 60
 """So many choices of nodes without anything better, and it ends."""
+_GATHERINGS = 4
+"""So often room is gathered."""
+
+_accept = cache(accept)
+_Rank = tuple[int, int, int, int]
 
 
 @attrs.frozen(kw_only=True)
@@ -77,13 +86,92 @@ def pack(
     if len(movable) + len(waiting) <= _AT_ONCE and len(movable) == len(counts.items):
         proved = state.improve(frozenset(nodes), steps, most=steps.left)
         return Packed(places=dict(state.at), proved=proved and not steps.ended)
-    random, idle = Random(seed), 0  # noqa: S311 - no secret: the same seed, the same answer
-    while idle < _IDLE and not steps.ended and state.refused():
-        some = frozenset(random.sample(nodes, min(len(nodes), random.choice((2, 2, 3)))))
-        before = state.rank()
-        state.improve(some, steps, most=_INNER)
-        idle = 0 if state.rank() > before else idle + 1
+    random = Random(seed)  # noqa: S311 - no secret: the same seed, the same answer
+    _rounds(state, random, steps, gather=False)
+    for _ in range(_GATHERINGS):
+        if steps.ended or not state.refused():
+            break
+        before, kept = state.rank(), state.copy()
+        _rounds(state, random, steps, gather=True)
+        if state.rank() > before:
+            _rounds(state, random, steps, gather=False)
+        if state.rank() <= before:
+            state.restore(kept)
     return Packed(places=dict(state.at), proved=False)
+
+
+def _rounds(state: _State, random: Random, steps: Steps, *, gather: bool) -> None:
+    """Pack some nodes anew, and others, until nothing gets better."""
+    idle = 0
+    while idle < _IDLE and not steps.ended and (state.refused() or not gather):
+        some = state.some(random)
+        before = state.rank(gather=gather)
+        state.improve(some, steps, most=_INNER, gather=gather)
+        idle = 0 if state.rank(gather=gather) > before else idle + 1
+
+
+@attrs.frozen
+class _Sums:
+    """What places admit and what they cost."""
+
+    admitted: int = 0
+    guests: int = 0
+    vcpus: int = 0
+    memory_bytes: int = 0
+
+
+_NOTHING = _Sums()
+
+
+@attrs.define
+class _Best:
+    rank: _Rank
+    places: Mapping[str, tuple[int, ...]]
+
+
+@attrs.frozen
+class _Rest:
+    """Guests still to be given nodes: the PUs that some must have, and what the others are worth for theirs."""
+
+    must: int
+    may: Sequence[tuple[int, int]]
+
+    @classmethod
+    def of(cls, items: Iterable[Item], worth: Mapping[str, int]) -> _Rest:
+        must, may = 0, []
+        for item in items:
+            need = sum(part.need[0] for part in item.parts)
+            if item.name in worth:
+                may.append((worth[item.name], need))
+            else:
+                must += need
+        may.sort(key=lambda one: -one[0] / max(one[1], 1))
+        return cls(must, may)
+
+    def hope(self, room: int) -> int:
+        """The most that they could be worth together where so many PUs are free."""
+        room -= self.must
+        if room < 0:
+            return -1 << 60
+        total = 0
+        for value, need in self.may:
+            if need > room:
+                return total + -(-value * room // need)
+            total, room = total + value, room - need
+        return total
+
+
+@attrs.frozen(kw_only=True)
+class _Task:
+    """Guests to be given some nodes; what all others admit and cost."""
+
+    todo: Sequence[Item]
+    rest: Sequence[_Rest]
+    some: Sequence[int]
+    sums: _Sums
+    gather: bool
+    best: _Best
+    steps: Steps
 
 
 class _State:
@@ -101,115 +189,100 @@ class _State:
         self.at: dict[str, tuple[int, ...]] = {
             item.name: item.at for item in counts.items if item.at and not item.fixed
         }
+        # a node that is some guest's home is not like others that are as full
+        self.lived_in = {node for nodes in self.home.values() for node in nodes}
         self.free = [list(node) for node in counts.free]
 
     def refused(self) -> list[Item]:
         return [self.items[name] for name in self.worth if name not in self.at]
 
-    def rank(self) -> tuple[int, int, int]:
-        admitted = sum(value for name, value in self.worth.items() if name in self.at)
-        return admitted, -len(self._movers(self.at)), sum(accept(free[0]) for free in self.free)
+    def some(self, random: Random) -> frozenset[int]:
+        """Draw nodes to pack anew; something is free in one of them if in any."""
+        nodes = range(len(self.free))
+        first = random.choice([node for node in nodes if self.free[node][0]] or nodes)
+        others = random.sample(nodes, min(len(nodes), random.choice((2, 2, 3))))
+        return frozenset((first, *others[:-1]))
 
-    def _movers(self, at: Mapping[str, tuple[int, ...]]) -> list[Item]:
-        return [
-            self.items[name]
-            for name, nodes in at.items()
-            if self.items[name].charged and name not in self.sunk and self.home.get(name, nodes) != nodes
-        ]
+    def copy(self) -> tuple[dict[str, tuple[int, ...]], list[list[int]]]:
+        return dict(self.at), [node[:] for node in self.free]
 
-    def _affordable(self, at: Mapping[str, tuple[int, ...]]) -> bool:
-        movers = self._movers(at)
+    def restore(self, kept: tuple[dict[str, tuple[int, ...]], list[list[int]]]) -> None:
+        self.at, self.free = kept
+
+    def rank(self, *, gather: bool = False) -> _Rank:
+        return self._rank(self._sums(self.at), [node[0] for node in self.free], gather=gather)
+
+    def _rank(self, sums: _Sums, free: Iterable[int], *, gather: bool) -> _Rank:
+        free = list(free)
+        gathered = sum(one * one for one in free) if gather else 0
+        return sums.admitted, gathered, -sums.guests, sum(map(_accept, free))
+
+    def _sums(self, at: Mapping[str, tuple[int, ...]], start: _Sums = _NOTHING) -> _Sums:
+        admitted, guests, vcpus, memory = attrs.astuple(start)
+        for name, nodes in at.items():
+            admitted += self.worth.get(name, 0)
+            item = self.items[name]
+            if item.charged and name not in self.sunk and self.home.get(name, nodes) != nodes:
+                guests, vcpus, memory = guests + 1, vcpus + item.vcpus, memory + item.memory_bytes
+        return _Sums(admitted, guests, vcpus, memory)
+
+    def _affordable(self, sums: _Sums) -> bool:
         guests, vcpus, memory = self.budget
         return (
-            len(movers) <= guests
-            and (vcpus is None or sum(item.vcpus for item in movers) <= vcpus)
-            and (memory is None or sum(item.memory_bytes for item in movers) <= memory)
+            sums.guests <= guests
+            and (vcpus is None or sums.vcpus <= vcpus)
+            and (memory is None or sums.memory_bytes <= memory)
         )
 
-    def improve(self, some: frozenset[int], steps: Steps, *, most: int) -> bool:
+    def improve(self, some: frozenset[int], steps: Steps, *, most: int, gather: bool = False) -> bool:
         """Pack some nodes anew; whether everything was looked at."""
-        inside = [self.items[name] for name, nodes in self.at.items() if some.issuperset(nodes)]
-        outside = {name: nodes for name, nodes in self.at.items() if not some.issuperset(nodes)}
+        inside = {name: nodes for name, nodes in self.at.items() if some.issuperset(nodes)}
+        outside = {name: nodes for name, nodes in self.at.items() if name not in inside}
         waiting = self.refused()
-        for item in inside:
-            self._take(item, self.at[item.name], -1)
-        todo = sorted((*inside, *waiting), key=lambda item: (-max(p.need[0] for p in item.parts), item.name))
-        best = _Best(self.rank_of({**outside, **{item.name: self.at[item.name] for item in inside}}, inside))
+        best = _Best(self.rank(gather=gather), inside)
+        for name, nodes in inside.items():
+            self._take(self.items[name], nodes, -1)
+        todo = [*(self.items[name] for name in inside), *waiting]
+        todo.sort(key=lambda item: (-max(part.need[0] for part in item.parts), item.name))
         inner = Steps(min(most, max(steps.left, 0)))
-        self._assign(todo, 0, {}, outside, sorted(some), best, inner)
-        steps.left -= min(most, max(steps.left, 0)) - max(inner.left, 0)
-        chosen = best.places
-        if chosen is None:
-            chosen = {item.name: self.at[item.name] for item in inside}
-        self.at = {**outside, **chosen}
-        for name, nodes in chosen.items():
+        left, sums = inner.left, self._sums(outside)
+        rest = [_Rest.of(todo[place:], self.worth) for place in range(len(todo))]
+        task = _Task(
+            todo=todo, rest=rest, some=sorted(some), sums=sums, gather=gather, best=best, steps=inner
+        )
+        self._assign(task, 0, {}, sums.admitted)
+        steps.left -= left - max(inner.left, 0)
+        self.at = {**outside, **best.places}
+        for name, nodes in best.places.items():
             self._take(self.items[name], nodes, 1)
         return not inner.ended
 
-    def rank_of(self, at: Mapping[str, tuple[int, ...]], taken: Sequence[Item]) -> tuple[int, int, int]:
-        """The rank of an assignment, some guests of which are taken out of the counts now."""
-        free = [node[0] for node in self.free]
-        for item in taken:
-            for part, node in zip(item.parts, at[item.name], strict=True):
-                free[node] -= part.need[0]
-        admitted = sum(value for name, value in self.worth.items() if name in at)
-        return admitted, -len(self._movers(at)), sum(map(accept, free))
-
-    def _assign(
-        self,
-        todo: Sequence[Item],
-        place: int,
-        chosen: dict[str, tuple[int, ...]],
-        outside: Mapping[str, tuple[int, ...]],
-        some: Sequence[int],
-        best: _Best,
-        steps: Steps,
-    ) -> None:
-        if not steps.take():
+    def _assign(self, task: _Task, place: int, chosen: dict[str, tuple[int, ...]], admitted: int) -> None:
+        if not task.steps.take():
             return
-        if place == len(todo):
-            at = {**outside, **chosen}
-            if self._affordable(at):
-                free = sum(accept(node[0]) for node in self.free)
-                admitted = sum(value for name, value in self.worth.items() if name in at)
-                best.offer((admitted, -len(self._movers(at)), free), dict(chosen))
+        best = task.best
+        if place == len(task.todo):
+            sums = self._sums(chosen, task.sums)
+            if self._affordable(sums):
+                rank = self._rank(sums, (node[0] for node in self.free), gather=task.gather)
+                if rank > best.rank:
+                    best.rank, best.places = rank, dict(chosen)
             return
-        room = sum(self.free[node][0] for node in some)
-        if self._hope(todo[place:], room) + self._admitted(chosen, outside) < best.rank[0]:
+        room = 0
+        for node in task.some:
+            room += self.free[node][0]
+        if task.rest[place].hope(room) + admitted < best.rank[0]:
             return
-        item = todo[place]
-        for nodes in self._ways(item, some):
+        item = task.todo[place]
+        worth = self.worth.get(item.name)
+        for nodes in self._ways(item, task.some):
             self._take(item, nodes, 1)
             chosen[item.name] = nodes
-            self._assign(todo, place + 1, chosen, outside, some, best, steps)
+            self._assign(task, place + 1, chosen, admitted + (worth or 0))
             del chosen[item.name]
             self._take(item, nodes, -1)
-        if item.name in self.worth:  # one to come may have none
-            self._assign(todo, place + 1, chosen, outside, some, best, steps)
-
-    def _admitted(self, *places: Mapping[str, tuple[int, ...]]) -> int:
-        return sum(self.worth.get(name, 0) for some in places for name in some)
-
-    def _hope(self, rest: Sequence[Item], room: int) -> int:
-        """The most that those still to be placed could be worth together."""
-        must = sum(part.need[0] for item in rest if item.name not in self.worth for part in item.parts)
-        if must > room:
-            return -1 << 60
-        room -= must
-        total = 0
-        for value, need in sorted(
-            (
-                (self.worth[item.name], sum(part.need[0] for part in item.parts))
-                for item in rest
-                if item.name in self.worth
-            ),
-            key=lambda one: -one[0] / max(one[1], 1),
-        ):
-            if need <= room:
-                total, room = total + value, room - need
-            else:
-                return total + -(-value * room // need)
-        return total
+        if worth is not None:  # one to come may have none
+            self._assign(task, place + 1, chosen, admitted)
 
     def _ways(self, item: Item, some: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """Nodes for its parts; first where it was."""
@@ -220,9 +293,9 @@ class _State:
         if len(item.parts) == 1:
             part = item.parts[0]
             for node in sorted(some, key=lambda one: (self.free[one][0], one)):
-                if (node,) == home or part.cost[node] is None or not self._fits(item, (node,)):
+                if (node,) == home or not self._fits(item, (node,)):
                     continue
-                key = (*self.free[node], part.cost[node] or 0, node if self._lived_in(node) else -1)
+                key = (*self.free[node], part.cost[node] or 0, node if node in self.lived_in else -1)
                 if key not in alike:
                     alike.add(key)
                     yield (node,)
@@ -231,35 +304,22 @@ class _State:
             if nodes != home and self._fits(item, nodes):
                 yield nodes
 
-    def _lived_in(self, node: int) -> bool:
-        """Whether it is some guest's home, so that it is not like others that are as full."""
-        return any(node in nodes for nodes in self.home.values())
-
     def _fits(self, item: Item, nodes: Sequence[int]) -> bool:
+        parts = item.parts
+        if len(parts) == 1:  # most guests
+            node = self.free[nodes[0]]
+            return parts[0].cost[nodes[0]] is not None and all(map(le, parts[0].need, node))
         need: dict[int, list[int]] = {}
-        for part, node in zip(item.parts, nodes, strict=True):
-            if part.cost[node] is None:
+        for part, at in zip(parts, nodes, strict=True):
+            if part.cost[at] is None:
                 return False
-            sums = need.setdefault(node, [0] * len(part.need))
-            for at, amount in enumerate(part.need):
-                sums[at] += amount
-        return all(
-            amount <= have
-            for node, sums in need.items()
-            for amount, have in zip(sums, self.free[node], strict=True)
-        )
+            sums = need.setdefault(at, [0] * len(part.need))
+            for place, amount in enumerate(part.need):
+                sums[place] += amount
+        return all(all(map(le, sums, self.free[at])) for at, sums in need.items())
 
     def _take(self, item: Item, nodes: Sequence[int], sign: int) -> None:
         for part, node in zip(item.parts, nodes, strict=True):
+            free = self.free[node]
             for at, amount in enumerate(part.need):
-                self.free[node][at] -= sign * amount
-
-
-class _Best:
-    def __init__(self, rank: tuple[int, int, int]) -> None:
-        self.rank = rank
-        self.places: dict[str, tuple[int, ...]] | None = None
-
-    def offer(self, rank: tuple[int, int, int], places: dict[str, tuple[int, ...]]) -> None:
-        if rank > self.rank:
-            self.rank, self.places = rank, places
+                free[at] -= sign * amount

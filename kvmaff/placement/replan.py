@@ -31,6 +31,8 @@ __all__ = ["Replan"]
 
 _MANY = 3
 """For fewer moves the exchanges are all that there is."""
+_MOST_MORE = 12
+"""So many times the steps of one guest are at most had for packing anew."""
 _MOST_ORDERS = 24
 """So many orders of moves are tried for one exchange."""
 
@@ -110,6 +112,8 @@ class Replan:
         if not able:
             return []
         done = [self._taken(name) for name in self._moved]
+        more = min(moves.guests // _MANY - 1, _MOST_MORE) * request.steps  # the more may move, the more there is to try
+        self._steps.left = max(self._steps.left, 0) + more
         packed = pack(
             counts,
             items,

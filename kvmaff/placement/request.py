@@ -125,8 +125,8 @@ class PlacementRequest:
         overcommit: As a pool's, for the CPUs that are in none.
         moves: How many of the guests that have a place may get another one.
         goal: What counts where not all guests have a place.
-        steps: After so many the search for moves ends with the best so far; never a clock, so that the same request has
-            the same answer.
+        steps: After so many the search for moves ends with the best so far, after up to 13 times as many where many
+            guests may be moved; never a clock, so that the same request has the same answer.
         seed: Where a search begins that cannot look at everything.
         options: The strategy's options, an attrs value of its own class; None for its defaults.
     """
