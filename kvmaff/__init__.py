@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from kvmaff.formats.specs import SpecEntry, read_rules, read_specs
     from kvmaff.guest.discover import Discovery
     from kvmaff.guest.guest import Guest, GuestThread, Role, Source
+    from kvmaff.guest.smp import SmpPlace, SmpReading, SmpTopology, read_smp
+    from kvmaff.guest.smpfaults import SmpError, SmpFault, SmpKind
+    from kvmaff.guest.smprules import SmpRules, smp_rules
     from kvmaff.guest.spec import (
         Affinity,
         EmulatorPolicy,
@@ -140,6 +143,13 @@ __all__ = [
     "Role",
     "RunnerUp",
     "Score",
+    "SmpError",
+    "SmpFault",
+    "SmpKind",
+    "SmpPlace",
+    "SmpReading",
+    "SmpRules",
+    "SmpTopology",
     "Source",
     "SpecEntry",
     "SpecError",
@@ -170,8 +180,10 @@ __all__ = [
     "plan",
     "read_host",
     "read_rules",
+    "read_smp",
     "read_specs",
     "rebalance",
+    "smp_rules",
     "solve",
     "undo",
     "verify",
@@ -204,6 +216,9 @@ _HOMES = {
     ),
     "kvmaff.guest.discover": ("Discovery",),
     "kvmaff.guest.guest": ("Guest", "GuestThread", "Role", "Source"),
+    "kvmaff.guest.smp": ("SmpPlace", "SmpReading", "SmpTopology", "read_smp"),
+    "kvmaff.guest.smpfaults": ("SmpError", "SmpFault", "SmpKind"),
+    "kvmaff.guest.smprules": ("SmpRules", "smp_rules"),
     "kvmaff.guest.spec": (
         "Affinity",
         "EmulatorPolicy",

@@ -17,6 +17,7 @@ from kvmaff.cli.plan import plan
 from kvmaff.cli.plugins import plugins
 from kvmaff.cli.rebalance import rebalance
 from kvmaff.cli.simulate import simulate
+from kvmaff.cli.smp import smp
 from kvmaff.cli.strategies import strategies
 from kvmaff.cli.topology import topology
 from kvmaff.cli.undo import undo
@@ -50,6 +51,7 @@ for _command in (
     plugins,
     rebalance,
     simulate,
+    smp,
     strategies,
     topology,
     undo,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError
 from kvmaff.formats.amounts import memory_bytes
 
-__all__ = ["cpulist", "memory", "name_and_value"]
+__all__ = ["cpulist", "memory", "name_and_value", "qemu_version"]
 
 
 def name_and_value(
@@ -33,6 +35,31 @@ def name_and_value(
     if wrong:
         raise click.BadParameter(f"{wrong[0]!r} is no NAME=VALUE")
     return {name: value for name, _, value in pairs}
+
+
+def qemu_version(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """
+    Read the version of a QEMU.
+
+    Args:
+        _context: click's.
+        _parameter: The option.
+        value: What was written, as 7.2 or 7.2.22.
+
+    Returns:
+        Major and minor; None where nothing was.
+
+    Raises:
+        BadParameter: It is none.
+    """
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,3})(?:\.[0-9]{1,3})?", value, re.ASCII)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no version, as 7.2")
+    return int(found[1]), int(found[2])
 
 
 def cpulist(_context: click.Context, _parameter: click.Parameter, value: str) -> CpuSet:

@@ -112,7 +112,9 @@ class Replan:
         if not able:
             return []
         done = [self._taken(name) for name in self._moved]
-        more = min(moves.guests // _MANY - 1, _MOST_MORE) * request.steps  # the more may move, the more there is to try
+        more = (
+            min(moves.guests // _MANY - 1, _MOST_MORE) * request.steps
+        )  # the more may move, the more there is to try
         self._steps.left = max(self._steps.left, 0) + more
         packed = pack(
             counts,
