@@ -25,6 +25,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -298,8 +299,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     def say(line: str) -> None:
-        if not asked.json:
-            print(line, flush=True)
+        print(line, file=sys.stderr if asked.json else sys.stdout, flush=True)
 
     manager = PluginManager.load()
     missing: dict[str, str] = {}
