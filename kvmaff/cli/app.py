@@ -10,6 +10,7 @@ from kvmaff.cli.capture import capture
 from kvmaff.cli.common import Group
 from kvmaff.cli.cpu import cpu
 from kvmaff.cli.demo import demo
+from kvmaff.cli.emit import emit
 from kvmaff.cli.guests import guests
 from kvmaff.cli.pin import pin
 from kvmaff.cli.place import place
@@ -18,6 +19,7 @@ from kvmaff.cli.plugins import plugins
 from kvmaff.cli.rebalance import rebalance
 from kvmaff.cli.simulate import simulate
 from kvmaff.cli.smp import smp
+from kvmaff.cli.spec import spec
 from kvmaff.cli.strategies import strategies
 from kvmaff.cli.topology import topology
 from kvmaff.cli.undo import undo
@@ -44,6 +46,7 @@ for _command in (
     capture,
     cpu,
     demo,
+    emit,
     guests,
     pin,
     place,
@@ -52,6 +55,7 @@ for _command in (
     rebalance,
     simulate,
     smp,
+    spec,
     strategies,
     topology,
     undo,

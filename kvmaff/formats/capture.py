@@ -40,6 +40,7 @@ from kvmaff.host.reader import host_of
 from kvmaff.host.recording import RecordingTree
 from kvmaff.host.threads import THREADS_FILE, read_threads, threads_text, with_details
 from kvmaff.host.tree import BIG, Tree, open_tree
+from kvmaff.host.vendor import read_vendor
 from kvmaff.kernel.files import put_path
 
 __all__ = ["ABOUT_FILE", "Captured", "capture"]
@@ -124,6 +125,7 @@ def capture(
                 cgroups.granted(thread.pid, thread.tid)
         read_irqs(tree)
         read_pci(tree)
+        read_vendor(tree)
         devices = {guest.pid: guest_devices(guest.pid, root) for guest in guests}
         memory = {guest.pid: memory_by_node(guest.pid, root) for guest in guests}
         files = {name: _without_secrets(name, data) for name, data in tree.files.items()}
