@@ -82,6 +82,7 @@ class _Found:
 @emit.command()
 @_options
 @click.option("--cpu", metavar="MODEL", help="The CPU model, with flags; host under KVM, max under TCG.")
+@click.option("--prealloc", is_flag=True, help="All memory is there before the guest runs.")
 def qemu(
     asked: Asked,
     root: str,
@@ -91,6 +92,7 @@ def qemu(
     accel: str,
     cpu: str | None,
     *,
+    prealloc: bool,
     as_json: bool,
 ) -> None:
     """
@@ -111,6 +113,7 @@ def qemu(
             cpu=cpu or ("host" if accel == "kvm" else "max"),
             accel=accel,
             vendor=found.vendor,
+            prealloc=prealloc,
             **({} if qemu is None else {"qemu": qemu}),
         )
     if as_json:

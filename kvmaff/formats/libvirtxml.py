@@ -72,20 +72,18 @@ def libvirt_xml(
 
     Raises:
         RequestError: libvirt could not take something: memory that is not said, or no multiple of 1 KiB.
-        WrongUsage: The base is no domain.
+        WrongUsage: The base is no domain, or another guest's.
     """
     problems = list(_problems(shape))
     if problems:
         raise RequestError.of(problems)
-    root = _fresh(shape, machine, accel) if base is None else _domain(base)
+    root = _fresh(shape, machine, accel) if base is None else _domain(base, shape.spec.name)
     _memory(root, shape)
     _vcpus(root, shape)
     _cputune(root, shape)
     _numatune(root, shape)
     _cpu(root, shape, cpu, vendor, fresh=base is None)
-    if shape.spec.vcpu_policy is VcpuPolicy.DEDICATED and root.get("type") == "kvm":
-        kvm = _within(_child(root, "features"), "kvm")
-        _replaced(kvm, "hint-dedicated", state="on")
+    _dedicated(root, shape)
     _metadata(root, shape)
     return write_xml(root)
 
@@ -104,13 +102,16 @@ def _problems(shape: GuestShape) -> Iterator[str]:
             yield f"guest {name!r}: {what} of {size} bytes is no whole number of KiB, in which libvirt counts"
 
 
-def _domain(base: str) -> Element:
+def _domain(base: str, name: str) -> Element:
     try:
         root, _ = parse_xml(base)
     except XmlError as error:
         raise WrongUsage.of([f"the domain, line {error.line}: {error.message}"]) from None
     if root.tag != "domain":
         raise WrongUsage.of([f"the domain is an element <domain>, not <{root.tag}>"])
+    called = (root.findtext("name") or "").strip()
+    if called != name:
+        raise WrongUsage.of([f"the domain is that of {called!r}, not of {name!r}"])
     return root
 
 
@@ -243,10 +244,19 @@ def _cpu(root: Element, shape: GuestShape, cpu: str, vendor: str | None, *, fres
         **{level: str(count) for level, count in counts.items() if level != "dies" or count > 1},
     )
     told = {str(one.get("name")) for one in children(made, "feature")}
-    if vendor in AMD and smp.threads > 1 and "topoext" not in told:
+    of_host = root.get("type") == "kvm" and made.get("mode") in _CPU_MODES
+    if of_host and vendor in AMD and smp.threads > 1 and "topoext" not in told:
         _added(made, "feature", policy="require", name="topoext")
     if shape.cells:
         _numa(_added(made, "numa"), shape)
+
+
+def _dedicated(root: Element, shape: GuestShape) -> None:
+    """Tell the guest that nobody else runs where its vCPUs do, if that is so."""
+    if shape.spec.vcpu_policy is VcpuPolicy.DEDICATED and root.get("type") == "kvm":
+        _replaced(_within(_child(root, "features"), "kvm"), "hint-dedicated", state="on")
+    elif (kvm := root.find("features/kvm")) is not None:
+        _removed(kvm, "hint-dedicated")
 
 
 def _numa(numa: Element, shape: GuestShape) -> None:
@@ -264,8 +274,9 @@ def _metadata(root: Element, shape: GuestShape) -> None:
     said = policies_toml(shape.spec) + _names(shape.spec.iothreads)
     kept = root.find("metadata")
     if kept is not None:
-        for child in [child for child in kept if child.tag == tag]:
-            kept.remove(child)
+        _removed(kept, tag)
+        if not len(kept):
+            root.remove(kept)
     if said:
         made = _added(_child(root, "metadata"), tag)
         made.set(f"xmlns:{PREFIX}", METADATA)

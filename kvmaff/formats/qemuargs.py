@@ -35,6 +35,7 @@ def qemu_arguments(
     cpu: str = "host",
     accel: str = "kvm",
     vendor: str | None = None,
+    prealloc: bool = False,
     qemu: Version = _CONTEXT,
 ) -> tuple[tuple[str, ...], ...]:
     """
@@ -46,6 +47,8 @@ def qemu_arguments(
         cpu: The CPU model, with what the caller adds to it.
         accel: ``kvm`` or ``tcg``.
         vendor: Who made the host's CPUs, as /proc/cpuinfo says; None where not known.
+        prealloc: Whether all memory is there before the guest runs, and not when it is first used; of huge pages it
+            always is.
         qemu: The version of the binary.
 
     Returns:
@@ -61,7 +64,11 @@ def qemu_arguments(
     found: list[tuple[str, ...]] = [("-name", f"guest={escaped(spec.name)},debug-threads=on")]
     if spec.uuid:
         found.append(("-uuid", spec.uuid))
-    backend = ",memory-backend=mem" if shape.memory_bytes and not shape.cells and _backed(shape) else ""
+    backend = (
+        ",memory-backend=mem"
+        if shape.memory_bytes and not shape.cells and _backed(shape, prealloc=prealloc)
+        else ""
+    )
     found += [
         ("-machine", f"{machine}{backend}"),
         ("-accel", accel),
@@ -70,7 +77,7 @@ def qemu_arguments(
     ]
     if shape.memory_bytes:
         found.append(("-m", f"size={_size(shape.memory_bytes)}"))
-    found += [("-object", one) for one in _memory(shape, qemu)]
+    found += [("-object", one) for one in _memory(shape, qemu, prealloc=prealloc)]
     found += [("-numa", one) for one in _numa(shape)]
     found += [("-object", f"iothread,id={name}") for name in spec.iothreads]
     return tuple(found)
@@ -91,41 +98,42 @@ def _problems(shape: GuestShape) -> Iterator[str]:
 
 def _cpu(shape: GuestShape, cpu: str, accel: str, vendor: str | None) -> str:
     words = [cpu]
-    if vendor in AMD and shape.smp.threads > 1 and "topoext" not in cpu:
-        words.append(
-            "topoext=on"
-        )  # without it an AMD guest does not see siblings; "host" does not turn it on by itself
+    # without it an AMD guest does not see siblings, and "host" does not turn it on by itself
+    of_host = accel == "kvm" and cpu.partition(",")[0] in {"host", "max"}
+    if of_host and vendor in AMD and shape.smp.threads > 1 and "topoext" not in cpu:
+        words.append("topoext=on")
     alone = shape.spec.vcpu_policy is VcpuPolicy.DEDICATED
     if alone and accel == "kvm" and "kvm-hint-dedicated" not in cpu:
-        words.append(
-            "kvm-hint-dedicated=on"
-        )  # true as long as nobody else runs there, which a placement sees to
+        words.append("kvm-hint-dedicated=on")
     return ",".join(words)
 
 
 # -- memory
 
 
-def _backed(shape: GuestShape) -> bool:
-    return bool(shape.nodes or shape.spec.page_bytes)
+def _backed(shape: GuestShape, *, prealloc: bool) -> bool:
+    return bool(shape.nodes or shape.spec.page_bytes or prealloc)
 
 
-def _memory(shape: GuestShape, qemu: Version) -> Iterator[str]:
+def _memory(shape: GuestShape, qemu: Version, *, prealloc: bool) -> Iterator[str]:
     if shape.cells:
         for at, cell in enumerate(shape.cells):
             if cell.memory_bytes:
-                yield from _backend(shape, f"mem{at}", cell.memory_bytes, cell.nodes, qemu)
-    elif shape.memory_bytes and _backed(shape):
-        yield from _backend(shape, "mem", shape.memory_bytes, shape.nodes, qemu)
+                yield from _backend(shape, f"mem{at}", cell.memory_bytes, cell.nodes, qemu, prealloc=prealloc)
+    elif shape.memory_bytes and _backed(shape, prealloc=prealloc):
+        yield from _backend(shape, "mem", shape.memory_bytes, shape.nodes, qemu, prealloc=prealloc)
 
 
-def _backend(shape: GuestShape, name: str, size: int, nodes: tuple[int, ...], qemu: Version) -> Iterator[str]:
+def _backend(
+    shape: GuestShape, name: str, size: int, nodes: tuple[int, ...], qemu: Version, *, prealloc: bool
+) -> Iterator[str]:
     page = shape.spec.page_bytes
     words = [f"memory-backend-{'memfd' if page else 'ram'}", f"id={name}", f"size={_size(size)}"]
     if page:
-        # huge pages are there from the start, or it fails at the start: made by a thread on the nodes they are for
-        words += ["hugetlb=on", f"hugetlbsize={_size(page)}", "prealloc=on"]
-        if nodes and qemu >= _CONTEXT:
+        words += ["hugetlb=on", f"hugetlbsize={_size(page)}"]
+    if page or prealloc:  # huge pages are there from the start, or that it fails is seen when the guest runs
+        words.append("prealloc=on")
+        if nodes and qemu >= _CONTEXT:  # made by a thread on the nodes that they are for
             yield f"thread-context,id=tc-{name},{_listed('node-affinity', nodes)}"
             words.append(f"prealloc-context=tc-{name}")
     if nodes:

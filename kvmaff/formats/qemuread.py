@@ -68,7 +68,7 @@ _FLAGS = frozenset(
 """Options without a value (qemu-options.hx of 2.12 to 10.0)."""
 _UNITS = {"": 1, **{letter: 1 << 10 * power for power, letter in enumerate("BKMGTPE")}}
 _SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+(?:\.[0-9]+)?)([bkmgtpe]?)", re.ASCII | re.IGNORECASE)
-_PROGRAM = re.compile(r"(?:.*/)?(?:qemu-system-[a-z0-9_]+|qemu-kvm|kvm)", re.ASCII | re.DOTALL)
+_PROGRAM = re.compile(r"(?:.*/)?(?:qemu-system-[a-z0-9_]+|qemu-kvm)|/.*/kvm", re.ASCII | re.DOTALL)
 _PLACES = {f"{level[:-1]}-id": level[:-1] for level in LEVELS}
 _DEFAULT_MEMORY = 128 << 20
 _LARGEST = 1 << 62

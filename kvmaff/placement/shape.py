@@ -144,9 +144,9 @@ def _topology(
 ) -> SmpTopology:
     total, threads = spec.max_vcpus, spec.threads
     home = _home(spec)
-    sockets = _sockets(home)
+    sockets = _sockets(home, threads)
     inside = total // sockets
-    die = _largest(inside, threads, groups, home)
+    die = _largest(inside, threads, groups)
     dies = inside // die
     starts = range(0, total, inside)
     several = [
@@ -190,26 +190,22 @@ def _home(spec: GuestSpec) -> list[int]:
     return home
 
 
-def _sockets(home: Sequence[int]) -> int:
-    """How many sockets: the cells, where each is as many consecutive vCPUs as any other."""
+def _sockets(home: Sequence[int], threads: int) -> int:
+    """How many sockets: the cells, where each is as many consecutive vCPUs as any other, and whole cores."""
     cells = len(set(home))
     size = len(home) // cells
     runs = [set(home[start : start + size]) for start in range(0, len(home), size)]
-    return cells if len(runs) == cells and all(len(run) == 1 for run in runs) else 1
+    whole = len(runs) == cells and size % threads == 0
+    return cells if whole and all(len(run) == 1 for run in runs) else 1
 
 
-def _largest(inside: int, threads: int, groups: Sequence[int | None], home: Sequence[int]) -> int:
-    """The most vCPUs a die, so that each is in one L3 group, and none in two cells; all of a socket where not known."""
+def _largest(inside: int, threads: int, groups: Sequence[int | None]) -> int:
+    """The most vCPUs a die, so that each is in one L3 group; all of a socket where that is not known."""
     if None in groups:
         return inside
     for size in sorted(_divisors(inside), reverse=True):
-        if size % threads:
-            continue
-        starts = range(0, len(groups), size)
-        if all(
-            len(set(groups[start : start + size])) == 1 and len(set(home[start : start + size])) == 1
-            for start in starts
-        ):
+        runs = (groups[start : start + size] for start in range(0, len(groups), size))
+        if size % threads == 0 and all(len(set(run)) == 1 for run in runs):
             return size
     return inside
 
