@@ -1,4 +1,4 @@
-"""A place as a libvirt domain: by libvirt's schema, on a real libvirtd, in a domain that is there, read back; bad ones."""
+"""A place as a libvirt domain: by libvirt's schema, on a real libvirtd, in a domain that is there, and read back."""
 
 from __future__ import annotations
 
