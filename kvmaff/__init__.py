@@ -33,7 +33,13 @@ if TYPE_CHECKING:
         WrongUsage,
     )
     from kvmaff.formats.capture import Captured
+    from kvmaff.formats.libvirtread import parse_libvirt, read_libvirt
+    from kvmaff.formats.libvirtxml import libvirt_xml
+    from kvmaff.formats.qemuargs import qemu_arguments
+    from kvmaff.formats.qemuread import parse_qemu, parse_qemu_text
     from kvmaff.formats.specs import SpecEntry, read_rules, read_specs
+    from kvmaff.formats.spectoml import spec_toml
+    from kvmaff.guest.commandline import command_line
     from kvmaff.guest.discover import Discovery
     from kvmaff.guest.guest import Guest, GuestThread, Role, Source
     from kvmaff.guest.smp import SmpPlace, SmpReading, SmpTopology, read_smp
@@ -60,6 +66,7 @@ if TYPE_CHECKING:
     from kvmaff.host.reader import Host, read_host
     from kvmaff.host.threads import Thread
     from kvmaff.host.topology import CoreKind, HugePages, NumaNode, Topology
+    from kvmaff.host.vendor import cpu_vendor
     from kvmaff.placement.choices import Choice
     from kvmaff.placement.explain import Explanation, RunnerUp
     from kvmaff.placement.moves import Admission, Goal, Moved, Moves
@@ -76,6 +83,7 @@ if TYPE_CHECKING:
     )
     from kvmaff.placement.rebalance import CleanUp, Gain
     from kvmaff.placement.request import Demand, Held, HostRules, PlacementRequest, Pool
+    from kvmaff.placement.shape import GuestShape, ShapeCell, guest_shape
     from kvmaff.placement.solve import solve
     from kvmaff.placement.strategy import NoOptions, Strategy, option
     from kvmaff.placement.verify import Violation, verify
@@ -105,6 +113,7 @@ __all__ = [
     "GuestNotFound",
     "GuestNotVerified",
     "GuestPlacement",
+    "GuestShape",
     "GuestSpec",
     "GuestThread",
     "Held",
@@ -143,6 +152,7 @@ __all__ = [
     "Role",
     "RunnerUp",
     "Score",
+    "ShapeCell",
     "SmpError",
     "SmpFault",
     "SmpKind",
@@ -169,22 +179,32 @@ __all__ = [
     "WrongUsage",
     "capture",
     "choices",
+    "command_line",
+    "cpu_vendor",
     "granted",
+    "guest_shape",
     "guests",
     "hookimpl",
+    "libvirt_xml",
     "on_cpus",
     "option",
+    "parse_libvirt",
+    "parse_qemu",
+    "parse_qemu_text",
     "pin",
     "pin_process",
     "place",
     "plan",
+    "qemu_arguments",
     "read_host",
+    "read_libvirt",
     "read_rules",
     "read_smp",
     "read_specs",
     "rebalance",
     "smp_rules",
     "solve",
+    "spec_toml",
     "undo",
     "verify",
     "why_not",
@@ -232,6 +252,14 @@ _HOMES = {
     "kvmaff.hooks.manager": ("PluginManager",),
     "kvmaff.hooks.plugin": ("PluginInfo",),
     "kvmaff.hooks.specs": ("hookimpl",),
+    "kvmaff.formats.libvirtread": ("parse_libvirt", "read_libvirt"),
+    "kvmaff.formats.libvirtxml": ("libvirt_xml",),
+    "kvmaff.formats.qemuargs": ("qemu_arguments",),
+    "kvmaff.formats.qemuread": ("parse_qemu", "parse_qemu_text"),
+    "kvmaff.formats.spectoml": ("spec_toml",),
+    "kvmaff.guest.commandline": ("command_line",),
+    "kvmaff.host.vendor": ("cpu_vendor",),
+    "kvmaff.placement.shape": ("GuestShape", "ShapeCell", "guest_shape"),
     "kvmaff.formats.specs": ("SpecEntry", "read_rules", "read_specs"),
     "kvmaff.formats.capture": ("Captured",),
     "kvmaff.host.cgroup": ("Grant",),

@@ -39,7 +39,7 @@ with Microvm.start("web", vcpus=2, mode=Mode.HALT) as vm:
 @needs_two_cpus
 def test_python_of_the_readme(state_dir: Path) -> None:
     """The five lines decide and bind every guest there is, the lines by hand pin one, and undo restores."""
-    decide, again, look, room, by_hand, _ = BLOCKS
+    decide, again, smp, emit, look, room, by_hand, _ = BLOCKS
     done = subprocess.run(
         [
             "unshare",
@@ -51,6 +51,8 @@ def test_python_of_the_readme(state_dir: Path) -> None:
             SCRIPT,
             decide,
             again,
+            smp,
+            emit,
             look,
             room,
             by_hand,
