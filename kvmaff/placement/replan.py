@@ -8,7 +8,7 @@ done can be done in order: guests that run change places one after the other, ea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import permutations
+from itertools import islice, permutations
 
 import attrs
 
@@ -33,6 +33,8 @@ _MANY = 3
 """For fewer moves the exchanges are all that there is."""
 _MOST_MORE = 12
 """So many times the steps of one guest are at most had for packing anew."""
+_COMPARED = 4
+"""So many exchanges of as many guests are carried out, and the best is kept."""
 _MOST_ORDERS = 24
 """So many orders of moves are tried for one exchange."""
 
@@ -84,9 +86,12 @@ class Replan:
             else moves.memory_bytes - sum(one.demand.memory_bytes for one in done),
         )
         for found in ways:
-            for exchange in found:
-                if self._carry_out(demand, exchange):
-                    return True
+            tried = (self._carried_out(demand, exchange) for exchange in found)
+            # counts do not know L3 groups: of a few that can be done, that with the fewest
+            able = list(islice((one for one in tried if one is not None), _COMPARED))
+            if able:
+                self._done(*min(able, key=lambda one: _cost(one[0], one[1], demand)))
+                return True
         self.proved &= not self._steps.ended
         return False
 
@@ -154,8 +159,8 @@ class Replan:
 
     # -- doing it
 
-    def _carry_out(self, demand: Demand, exchange: Exchange) -> bool:
-        """Do what counts say, one guest after the other, if it can be done."""
+    def _carried_out(self, demand: Demand, exchange: Exchange) -> tuple[Search, list[Demand]] | None:
+        """What counts say, one guest after the other, if it can be done; and who that runs is moved."""
         places = dict(exchange.places)
         inside = {name: self._cpus(nodes) for name, nodes in places.items()}
         movers = [self._taken(name).demand for name in places if name != demand.spec.name]
@@ -171,17 +176,16 @@ class Replan:
                 break
             done = self._in_order(start, order, others, inside)
             if done is not None:
-                return self._done(done, running)
+                return done, running
         if len(running) > 1:  # where one waits meanwhile, they may change places all the same
             done = self._at_once(start, running, others, inside)
             if done is not None:
-                return self._done(done, running)
-        return False
+                return done, running
+        return None
 
-    def _done(self, search: Search, running: Iterable[Demand]) -> bool:
+    def _done(self, search: Search, running: Iterable[Demand]) -> None:
         self.search = search
         self._moved |= {one.spec.name for one in running}
-        return True
 
     def _at_once(
         self, search: Search, running: Sequence[Demand], others: Iterable[Demand], inside: dict[str, CpuSet]
@@ -232,6 +236,13 @@ def _placed(search: Search, demand: Demand, inside: dict[str, CpuSet]) -> bool:
         return False
     search.note(demand, found)
     return True
+
+
+def _cost(search: Search, running: Iterable[Demand], demand: Demand) -> tuple[int, int]:
+    """How far from what they want those are that come and go; and how many L3 groups all guests use."""
+    names = {demand.spec.name, *(one.spec.name for one in running)}
+    scores = [(one.spec.name in names, one.candidate.score) for one in search.taken]
+    return sum(score.distance for mine, score in scores if mine), sum(score.l3_groups for _, score in scores)
 
 
 # -- counting
