@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from kvmaff.binding.decided import last_decided
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import json_errors, json_option, print_json, say, state_option
 from kvmaff.cli.deciding import Asked, decide, deciding_options, root_option
-from kvmaff.cli.values import qemu_version
+from kvmaff.cli.values import qemu_version, standard_input
 from kvmaff.errors import RequestError
 from kvmaff.formats.libvirtxml import libvirt_xml
 from kvmaff.formats.qemuargs import qemu_arguments
@@ -159,7 +158,7 @@ def libvirt(
     with json_errors({"guest": None, "xml": None, "notes": []}, as_json=as_json):
         text = None
         if base is not None:
-            text = sys.stdin.read() if base == "-" else read_text(base, what="domain")
+            text = read_text(standard_input(base), what="domain")
         found = _found(asked, root, journal, machine, qemu, accel)
         xml = libvirt_xml(
             found.shape,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from kvmaff.cli.common import json_errors, json_option, print_json, root_option, say
-from kvmaff.cli.values import qemu_version
+from kvmaff.cli.values import qemu_version, standard_input
 from kvmaff.errors import SpecError
 from kvmaff.formats.libvirtread import parse_libvirt
 from kvmaff.formats.qemuread import parse_qemu, parse_qemu_text
@@ -96,7 +95,7 @@ def spec(
 
 
 def _text(file: str, what: str) -> str:
-    return sys.stdin.read() if file == "-" else read_text(file, what=what)
+    return read_text(standard_input(file), what=what)
 
 
 def _command(file: str, qemu: tuple[int, int] | None) -> GuestSpec:

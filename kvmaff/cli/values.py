@@ -10,7 +10,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError
 from kvmaff.formats.amounts import memory_bytes
 
-__all__ = ["cpulist", "memory", "name_and_value", "qemu_version"]
+__all__ = ["cpulist", "memory", "name_and_value", "qemu_version", "standard_input"]
 
 
 def name_and_value(
@@ -104,3 +104,16 @@ def memory(_context: click.Context, _parameter: click.Parameter, value: str | No
         return memory_bytes(int(value) if value.isascii() and value.isdigit() else value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def standard_input(file: str) -> str:
+    """
+    Say which file is meant.
+
+    Args:
+        file: Its name; ``-`` for standard input.
+
+    Returns:
+        A name that can be opened.
+    """
+    return "/dev/stdin" if file == "-" else file

@@ -137,7 +137,7 @@ class _CommandLine:
             "max_vcpus": smp.maxcpus,
             "threads": smp.threads,
             "memory_bytes": memory,
-            "iothreads": tuple(str(one.get("id")) for one in objects if one.get("qom-type") == "iothread"),
+            "iothreads": self._iothreads(objects),
             "page_bytes": self._page(objects),
             "cells": self._cells(numa, objects, smp, memory),
             "devices": self._devices(),
@@ -203,7 +203,7 @@ class _CommandLine:
             found["uuid"] = self._field("uuid", uuid[-1], fields.uuid)
         return found
 
-    def _field(self, option: str, value: str, check: Any) -> Any:
+    def _field(self, option: str, value: object, check: Any) -> Any:
         try:
             return check(value)
         except ValueError as error:
@@ -238,6 +238,11 @@ class _CommandLine:
             return _DEFAULT_MEMORY
         said = _words(texts[-1], "size").get("size")
         return None if said is None else self._size("m", str(said), 1 << 20)
+
+    def _iothreads(self, objects: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
+        names = [one.get("id") for one in objects if one.get("qom-type") == "iothread"]
+        found: tuple[str, ...] | None = self._field("object", names, fields.iothreads)
+        return found
 
     def _size(self, option: str, text: object, plain: int = 1) -> int | None:
         if type(text) is int:

@@ -9,7 +9,23 @@ import attrs
 
 from kvmaff.errors import WrongUsage
 
-__all__ = ["SmpError", "SmpFault", "SmpKind"]
+__all__ = ["SmpError", "SmpFault", "SmpKind", "clipped"]
+
+
+_SHOWN = 200
+
+
+def clipped(text: str) -> str:
+    """
+    Show a text in a message.
+
+    Args:
+        text: It.
+
+    Returns:
+        It in quotes, what is not printable escaped; of a long one the beginning.
+    """
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
 
 
 class SmpKind(enum.StrEnum):
@@ -74,5 +90,5 @@ class SmpError(WrongUsage):
             The error.
         """
         found = tuple(faults)
-        lines = [f"-smp {text!r}: {fault}" for fault in found]
+        lines = [f"-smp {clipped(text)}: {fault}" for fault in found]
         return cls("\n".join(lines), text=text, faults=found, problems=tuple(lines))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from kvmaff.guest.keyval import KeyvalError, pairs
-from kvmaff.guest.smpfaults import SmpFault, SmpKind
+from kvmaff.guest.smpfaults import SmpFault, SmpKind, clipped
 from kvmaff.guest.smprules import LEVELS, SmpRules
 
 __all__ = ["BITS", "FIELDS", "read_numbers"]
@@ -42,7 +42,9 @@ def read_numbers(texts: Iterable[str], rules: SmpRules) -> tuple[dict[str, int],
                     faults.append(SmpFault(SmpKind.SYNTAX, f"Parameters '{stem}.*' used inconsistently"))
         except KeyvalError as error:
             kind = SmpKind.HELP if error.help else SmpKind.SYNTAX
-            faults.append(SmpFault(kind, error.message, f"at character {error.position + 1} of {text!r}"))
+            faults.append(
+                SmpFault(kind, error.message, f"at character {error.position + 1} of {clipped(text)}")
+            )
     if faults:
         return {}, faults
     words = [word for word in FIELDS if word in {"cpus", "maxcpus", *rules.words}]
@@ -52,7 +54,11 @@ def read_numbers(texts: Iterable[str], rules: SmpRules) -> tuple[dict[str, int],
             number = _number(said[word])
             if number is None:
                 faults.append(
-                    SmpFault(SmpKind.NUMBER, f"Parameter 'smp.{word}' expects integer", f"not {said[word]!r}")
+                    SmpFault(
+                        SmpKind.NUMBER,
+                        f"Parameter 'smp.{word}' expects integer",
+                        f"not {clipped(said[word])}",
+                    )
                 )
             else:
                 numbers[word] = number

@@ -102,6 +102,7 @@ def guest_shape(host: Host, placed: GuestPlacement, rules: SmpRules) -> GuestSha
     notes: list[str] = []
     groups = _groups(host, placed)
     smp = _topology(spec, groups, rules, notes)
+    notes += _unseen(host, placed)
     memory = spec.memory_bytes or sum(cell.memory_bytes for cell in spec.cells)
     if spec.cells and not memory:
         raise RequestError.of(
@@ -179,6 +180,29 @@ def _topology(
         threads=threads,
     )
     return read_smp(made.format(), rules).topology  # by the machine's own rules and limits
+
+
+def _unseen(host: Host, placed: GuestPlacement) -> Iterable[str]:
+    """Siblings that the guest takes for cores, and cores that it takes for siblings."""
+    spec, cores = placed.spec, host.topology.cores
+    at = {cpu: place for place, core in enumerate(cores) for cpu in core}
+    cpus = {vcpu: placed.cpus_of(Role.VCPU, vcpu) for vcpu in spec.pinned}
+    real = {vcpu: at.get(cpu.first) for vcpu, cpu in cpus.items() if cpu}
+    on: dict[int | None, list[int]] = {}
+    for vcpu, place in real.items():
+        on.setdefault(place, []).append(vcpu)
+    for place, here in on.items():
+        if place is not None and spec.threads == 1 < len(here):
+            yield (
+                f"vCPUs {here[0]} and {here[1]} are siblings of one core, which the guest does not see: say "
+                "threads = 2, or thread_policy = isolate"
+            )
+            return
+    for first in range(0, spec.max_vcpus, spec.threads):
+        core = [vcpu for vcpu in range(first, first + spec.threads) if vcpu in real]
+        if len({real[vcpu] for vcpu in core}) > 1:
+            yield f"vCPUs {core[0]} and {core[1]} are on different cores, and the guest takes them for siblings"
+            return
 
 
 def _home(spec: GuestSpec) -> list[int]:

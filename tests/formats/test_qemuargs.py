@@ -185,7 +185,7 @@ def test_libvirts_own_command_line() -> None:
         ("-name a -device vfio-pci,host=zz", ["-device: host: "]),
         ("-name 'a", ["is no command line"]),
         ("-name a -smp 99999", ["max CPUs"]),
-        ("-name a -object iothread,id=x -object iothread,id=x", ["iothreads: names one twice"]),
+        ("-name a -object iothread,id=x -object iothread,id=x", ['item 2, "x", is item 1 again']),
     ],
 )
 def test_command_lines_that_are_wrong(text: str, said: list[str]) -> None:
