@@ -21,8 +21,8 @@ from kvmaff.errors import CpuTextError, SpecError, WrongUsage
 from kvmaff.formats import fields
 from kvmaff.formats.tomltext import shown
 from kvmaff.guest.smp import SmpTopology, read_smp
-from kvmaff.guest.smprules import LEVELS, SmpRules, Version, smp_rules
-from kvmaff.guest.spec import MAX_VCPUS, GuestCell, GuestSpec, SpecContradiction
+from kvmaff.guest.smprules import ANY_MACHINE, LEVELS, Version, smp_rules
+from kvmaff.guest.spec import GuestCell, GuestSpec, SpecContradiction
 from kvmaff.host.pci import pci_address
 
 __all__ = ["parse_qemu", "parse_qemu_text"]
@@ -72,8 +72,6 @@ _PROGRAM = re.compile(r"(?:.*/)?(?:qemu-system-[a-z0-9_]+|qemu-kvm)|/.*/kvm", re
 _PLACES = {f"{level[:-1]}-id": level[:-1] for level in LEVELS}
 _DEFAULT_MEMORY = 128 << 20
 _LARGEST = 1 << 62
-_ANY = SmpRules(levels=LEVELS, max_cpus=MAX_VCPUS)
-"""For a machine type that is not known."""
 
 
 def parse_qemu_text(text: str, where: str, qemu: Version | None = None) -> GuestSpec:
@@ -225,7 +223,7 @@ class _CommandLine:
         try:
             rules = smp_rules(names[-1] if names else "pc", self.qemu, "tcg" if tcg else "kvm")
         except WrongUsage:
-            rules = _ANY
+            rules = ANY_MACHINE
         try:
             return read_smp([*self.options.get("smp", ()), *told], rules).topology
         except WrongUsage as error:

@@ -8,7 +8,6 @@ guest of which nothing has changed.
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 from collections.abc import Sequence
@@ -19,12 +18,12 @@ from typing import Self
 import attrs
 
 from kvmaff.cpuset import CpuSet
+from kvmaff.guest.commandline import smp_said
 from kvmaff.guest.guest import Guest, GuestThread, Role
 from kvmaff.guest.holders import How
 from kvmaff.guest.proof import UNKNOWN_VMM, Evidence, Examiner
 from kvmaff.guest.recorded import recorded_guests
 from kvmaff.guest.roles import doubt_of, roles_of
-from kvmaff.guest.spec import MAX_VCPUS
 from kvmaff.guest.vmm import BUILTIN, QEMU, Vmm
 from kvmaff.kernel.scan import Proc, Scanner
 from kvmaff.kernel.tasks import PF_KTHREAD, Task, Tasks
@@ -217,7 +216,7 @@ class Discovery:
         names = [task for task, _ in own]
         vmm = evidence.vmm or self._by_threads(names) or QEMU
         words = (self._proc.read(f"{pid}/cmdline", _CMDLINE) or b"").split(b"\0")
-        smp = _smp(words)
+        smp = smp_said(words)
         vcpus = self._examiner.holders.vcpus(pid)
         told = roles_of(vmm, names, vcpus)
         threads = [
@@ -252,10 +251,10 @@ class Discovery:
                 told,
                 vcpus,
                 held=lambda: self._examiner.vcpu_descriptors(pid),
-                most=_possible(smp),
+                most=smp.topology.maxcpus if smp else None,
             ),
             threads=tuple(threads),
-            max_vcpus=smp.get(b"maxcpus"),
+            max_vcpus=dict(smp.given).get("maxcpus") if smp else None,
         )
         return guest, vcpus is None or (bool(vcpus) and 0 not in vcpus.values())
 
@@ -285,25 +284,6 @@ def _name(words: Sequence[bytes], vmm: Vmm) -> str | None:
         if key == b"guest":
             name = value
     return printable(name.replace(b"\0", b",")) or None
-
-
-def _smp(words: Sequence[bytes]) -> dict[bytes, int]:
-    """Return the numbers of QEMU's ``-smp [cpus=]N,maxcpus=N,…``; several options merge, the last one wins."""
-    found: dict[bytes, int] = {}
-    for word, following in pairwise(words):
-        if word in (b"-smp", b"--smp"):
-            for place, part in enumerate(following.split(b",")):
-                key, equals, value = part.rpartition(b"=")
-                if (equals or place == 0) and re.fullmatch(rb"[0-9]{1,4}", value):
-                    found[key or b"cpus"] = int(value)
-    return {key: value for key, value in found.items() if 0 < value <= MAX_VCPUS}
-
-
-def _possible(smp: dict[bytes, int]) -> int | None:
-    """How many vCPUs there can be: what is said, else all places of the topology (hw/core/machine-smp.c)."""
-    if b"maxcpus" in smp or not smp:
-        return smp.get(b"maxcpus")
-    return max(smp.get(b"cpus", 1), math.prod(value for key, value in smp.items() if key != b"cpus"))
 
 
 def _uuid(words: Sequence[bytes]) -> str | None:

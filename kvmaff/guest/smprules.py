@@ -15,7 +15,7 @@ import attrs
 
 from kvmaff.errors import WrongUsage
 
-__all__ = ["LEVELS", "NEWEST", "Accel", "SmpRules", "Version", "known_machines", "smp_rules"]
+__all__ = ["ANY_MACHINE", "LEVELS", "NEWEST", "Accel", "SmpRules", "Version", "known_machines", "smp_rules"]
 
 Version = tuple[int, int]
 Accel = str
@@ -79,6 +79,10 @@ class SmpRules:
     def strict(self) -> bool:
         """Whether 0 is an error, and not ignored with a warning: since 9.0."""
         return self.qemu >= (9, 0)
+
+
+ANY_MACHINE = SmpRules(levels=LEVELS, max_cpus=8192)
+"""For a machine type that is not known: every level, as many vCPUs as any guest has."""
 
 
 def known_machines() -> tuple[str, ...]:
