@@ -86,9 +86,10 @@ def libvirtd(folder: Path) -> Iterator[Libvirt]:
     try:
         _wait(ours, daemon)
         yield ours
-        for name in ours.virsh("list", "--name").split():
-            ours.virsh("destroy", name)
     finally:
+        # a domain outlives the daemon
+        for name in ours.virsh("list", "--name", check=False).split() if daemon.poll() is None else ():
+            ours.virsh("destroy", name, check=False)
         daemon.terminate()
         daemon.wait(30)
         log.close()
