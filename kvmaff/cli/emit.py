@@ -15,16 +15,18 @@ from kvmaff.cli.common import json_errors, json_option, print_json, say, state_o
 from kvmaff.cli.deciding import Asked, decide, deciding_options, root_option
 from kvmaff.cli.values import qemu_version, standard_input
 from kvmaff.errors import RequestError
-from kvmaff.formats.libvirtxml import libvirt_xml
+from kvmaff.formats.libvirtxml import libvirt_xml, machine_of
 from kvmaff.formats.qemuargs import qemu_arguments
 from kvmaff.formats.tomltext import read_text
-from kvmaff.guest.smprules import smp_rules
+from kvmaff.guest.smprules import writing_rules
 from kvmaff.host.reader import Host, read_host
 from kvmaff.host.vendor import cpu_vendor
 from kvmaff.placement.placement import GuestPlacement
 from kvmaff.placement.shape import GuestShape, guest_shape
 
 __all__ = ["emit"]
+
+_MACHINE = "q35"
 
 
 @click.group()
@@ -45,10 +47,8 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         state_option,
         click.option(
             "--machine",
-            default="q35",
             metavar="TYPE",
-            show_default=True,
-            help="The machine type, as pc-q35-7.2.",
+            help="The machine type, as pc-q35-7.2; unless said, that of a domain that is there, else q35.",
         ),
         click.option(
             "--qemu",
@@ -86,7 +86,7 @@ def qemu(
     asked: Asked,
     root: str,
     journal: Journal,
-    machine: str,
+    machine: str | None,
     qemu: tuple[int, int] | None,
     accel: str,
     cpu: str | None,
@@ -105,6 +105,7 @@ def qemu(
       eval "qemu-system-x86_64 $(kvmaff emit qemu web --spec guests.toml) -nodefaults -S"
     """
     with json_errors({"guest": None, "arguments": [], "notes": []}, as_json=as_json):
+        machine = machine or _MACHINE
         found = _found(asked, root, journal, machine, qemu, accel)
         arguments = qemu_arguments(
             found.shape,
@@ -139,7 +140,7 @@ def libvirt(
     asked: Asked,
     root: str,
     journal: Journal,
-    machine: str,
+    machine: str | None,
     qemu: tuple[int, int] | None,
     accel: str,
     cpu: str | None,
@@ -159,6 +160,8 @@ def libvirt(
         text = None
         if base is not None:
             text = read_text(standard_input(base), what="domain")
+            machine = machine or machine_of(text)
+        machine = machine or _MACHINE
         found = _found(asked, root, journal, machine, qemu, accel)
         xml = libvirt_xml(
             found.shape,
@@ -180,7 +183,7 @@ def _found(
 ) -> _Found:
     if len(asked.names) != 1:
         raise click.UsageError("name the one GUEST that is to be written")
-    rules = smp_rules(machine, qemu, accel)
+    rules = writing_rules(machine, qemu, accel)
     host, placed = _place(asked, root, journal)
     shape = guest_shape(host, placed, rules)
     return _Found(host=host, shape=shape, vendor=cpu_vendor(host.root))

@@ -21,7 +21,7 @@ from kvmaff.guest.spec import VcpuPolicy
 from kvmaff.host.vendor import AMD
 from kvmaff.placement.shape import GuestShape
 
-__all__ = ["METADATA", "PREFIX", "libvirt_xml"]
+__all__ = ["METADATA", "PREFIX", "libvirt_xml", "machine_of"]
 
 METADATA = "urn:kvmaff:guest:1"
 """The XML namespace of what stands in the metadata."""
@@ -88,6 +88,23 @@ def libvirt_xml(
     return write_xml(root)
 
 
+def machine_of(base: str) -> str | None:
+    """
+    Say which machine type a domain has.
+
+    Args:
+        base: The domain.
+
+    Returns:
+        It; None where it is not said.
+
+    Raises:
+        WrongUsage: It is no domain.
+    """
+    kind = _domain(base).find("os/type")
+    return None if kind is None else kind.get("machine")
+
+
 def _problems(shape: GuestShape) -> Iterator[str]:
     name = shape.spec.name
     if not shape.memory_bytes:
@@ -102,7 +119,7 @@ def _problems(shape: GuestShape) -> Iterator[str]:
             yield f"guest {name!r}: {what} of {size} bytes is no whole number of KiB, in which libvirt counts"
 
 
-def _domain(base: str, name: str) -> Element:
+def _domain(base: str, name: str | None = None) -> Element:
     try:
         root, _ = parse_xml(base)
     except XmlError as error:
@@ -110,7 +127,7 @@ def _domain(base: str, name: str) -> Element:
     if root.tag != "domain":
         raise WrongUsage.of([f"the domain is an element <domain>, not <{root.tag}>"])
     called = (root.findtext("name") or "").strip()
-    if called != name:
+    if name is not None and called != name:
         raise WrongUsage.of([f"the domain is that of {called!r}, not of {name!r}"])
     return root
 

@@ -231,11 +231,9 @@ class _CommandLine:
             return SmpTopology(cpus=1, maxcpus=1)
 
     def _memory(self) -> int | None:
-        texts = self.options.get("m")
-        if not texts:
-            return _DEFAULT_MEMORY
-        said = _words(texts[-1], "size").get("size")
-        return None if said is None else self._size("m", str(said), 1 << 20)
+        said = [_words(text, "size").get("size") for text in self.options.get("m", ())]
+        sizes = [size for size in said if size is not None]
+        return self._size("m", str(sizes[-1]), 1 << 20) if sizes else _DEFAULT_MEMORY
 
     def _iothreads(self, objects: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
         names = [one.get("id") for one in objects if one.get("qom-type") == "iothread"]

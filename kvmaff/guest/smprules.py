@@ -15,7 +15,17 @@ import attrs
 
 from kvmaff.errors import WrongUsage
 
-__all__ = ["ANY_MACHINE", "LEVELS", "NEWEST", "Accel", "SmpRules", "Version", "known_machines", "smp_rules"]
+__all__ = [
+    "ANY_MACHINE",
+    "LEVELS",
+    "NEWEST",
+    "Accel",
+    "SmpRules",
+    "Version",
+    "known_machines",
+    "smp_rules",
+    "writing_rules",
+]
 
 Version = tuple[int, int]
 Accel = str
@@ -147,7 +157,36 @@ def smp_rules(machine: str, qemu: Version | None = None, accel: Accel = "kvm") -
     )
 
 
+def writing_rules(machine: str, qemu: Version | None = None, accel: Accel = "kvm") -> SmpRules:
+    """
+    Look up rules by which a topology is written: all of its numbers, so that what a machine type prefers is no matter.
+
+    Args:
+        machine: The machine type; also a distribution's own of q35 and i440fx, as ``pc-q35-rhel9.2.0``.
+        qemu: As for :func:`smp_rules`.
+        accel: As there.
+
+    Returns:
+        The rules.
+
+    Raises:
+        WrongUsage: As there.
+    """
+    try:
+        return smp_rules(machine, qemu, accel)
+    except WrongUsage:
+        for alias in ("q35", "pc"):
+            stem = next(family.stem for family in _FAMILIES if family.names[0] == alias)
+            if machine.startswith(f"{stem}-") and _OWN.fullmatch(machine):
+                # as old as any that a distribution still has: its limits are those of all
+                return attrs.evolve(smp_rules(alias, qemu or _CAREFUL, accel), machine=machine)
+        raise
+
+
 # -- machine types
+
+_OWN = re.compile(r"pc-[a-z0-9]+-[a-z]+[a-z0-9._-]{0,40}", re.ASCII)
+_CAREFUL: Version = (7, 2)
 
 
 @attrs.frozen(kw_only=True)

@@ -66,9 +66,11 @@ def test_libvirt(asked: list[str], tmp_path: Path) -> None:
     spec = parse_libvirt(text, "them")
     assert ("dedicated", "red", ("disk0",)) == (spec.vcpu_policy, spec.trust_domain, spec.iothreads)
     base = tmp_path / "base.xml"
+    text = text.replace('machine="q35"', 'machine="pc-i440fx-rhel7.6.0"')
     base.write_text(text.replace("</domain>", "<devices><emulator>/x</emulator></devices></domain>"))
     again = run("emit", "libvirt", *asked, "--base", os.fspath(base)).stdout
     assert "<emulator>/x</emulator>" in again
+    assert 'machine="pc-i440fx-rhel7.6.0"' in again
     assert spec == parse_libvirt(again, "them")
 
 
@@ -80,6 +82,7 @@ def test_libvirt(asked: list[str], tmp_path: Path) -> None:
         (["qemu", "db", "--machine", "vax"], 2, "machine type 'vax' is not known"),
         (["qemu", "db", "--machine", "none"], 2, "The max CPUs supported by machine 'none' is 1"),
         (["libvirt", "db", "--base", "/nowhere"], 2, "/nowhere: cannot be read"),
+        (["libvirt", "db", "--base", "/dev/null"], 2, "the domain, line 1: no element found"),
         (["qemu", "nobody"], 1, "no guest 'nobody'"),
     ],
 )

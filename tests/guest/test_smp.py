@@ -9,7 +9,7 @@ from hypothesis import strategies as hs
 from kvmaff.errors import WrongUsage
 from kvmaff.guest.smp import SmpTopology, read_smp
 from kvmaff.guest.smpfaults import SmpError, SmpKind
-from kvmaff.guest.smprules import LEVELS, SmpRules, known_machines, smp_rules
+from kvmaff.guest.smprules import LEVELS, SmpRules, known_machines, smp_rules, writing_rules
 from kvmaff.testing.inputs_smp import smp_texts, smp_topologies
 
 ALL = SmpRules(levels=LEVELS, max_cpus=1 << 20)
@@ -205,6 +205,17 @@ def test_rules_that_cannot_be(wrong: dict[str, object]) -> None:
     """Data is checked, too."""
     with pytest.raises(ValueError, match=r"levels are|min_cpus and max_cpus"):
         SmpRules(**{"max_cpus": 8, **wrong})
+
+
+def test_what_is_written_in_full_is_for_distributions_own_machine_types() -> None:
+    """Nobody knows what they prefer; where every number is said it is no matter."""
+    rules = writing_rules("pc-q35-rhel9.2.0")
+    assert ("pc-q35-rhel9.2.0", 288) == (rules.machine, rules.max_cpus)
+    assert "dies" in writing_rules("pc-i440fx-rhel7.6.0").levels
+    assert smp_rules("microvm", (7, 2)) == writing_rules("microvm", (7, 2))
+    for wrong in ("pc-q35-", "pc-q36-rhel9", "vax", "pc-q35-rhel\n"):
+        with pytest.raises(WrongUsage, match="is not known"):
+            writing_rules(wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"cpus": 9}, {"cores": 3}, {"threads": 0}])
