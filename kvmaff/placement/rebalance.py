@@ -3,14 +3,17 @@ What a clean-up of a host would gain: guests that run and would cost less elsewh
 
 Rules:
 
-* whoever gains most goes first, by the strategy's own levels; who would gain nothing stays;
+* who is moved gains, by the strategy's own levels, and still does when all have gone; all guests with vCPUs of their
+  own together cost less with each move; none is moved that could as well have stayed;
+* whoever gains most goes first;
 * each goes onto CPUs that are nobody's then, so that the moves in their order are steps that can be done;
-* where no guest gains alone, two that change places may.
+* where no guest gains alone, two may change places of which one gains and the other loses nothing; of many guests not
+  all pairs are tried, as the request's steps allow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import attrs
@@ -22,11 +25,14 @@ from kvmaff.placement.objective import Objective
 from kvmaff.placement.order import Step, moved, steps
 from kvmaff.placement.placement import Placement, Score
 from kvmaff.placement.request import Demand, PlacementRequest
-from kvmaff.placement.scoring import Candidate
 from kvmaff.placement.search import Search
-from kvmaff.placement.taken import cost_now
+from kvmaff.placement.taken import cost_of
+from kvmaff.placement.verify import verify
 
 __all__ = ["CleanUp", "Gain", "rebalance"]
+
+_PAIR = 64
+"""Steps that a pair costs."""
 
 
 @attrs.frozen(kw_only=True)
@@ -75,16 +81,14 @@ def rebalance(request: PlacementRequest, objective: Objective) -> CleanUp:
         What each that is moved gains, and in which order they can go; all others stay.
     """
     cleaning = _Cleaning(request, objective)
-    while cleaning.one() or cleaning.two():
+    while cleaning.alone() or cleaning.two():
         pass
-    search = cleaning.search
-    placement = Placement(
-        strategy=objective.name,
-        guests=search.finished(),
-        basis=Basis(request=request, objective=objective),
-        admission=admission(request.goal, (), (), None),
-    )
-    return CleanUp(placement=placement, gains=tuple(cleaning.gains), steps=steps(request, placement) or ())
+    placement, order = cleaning.done()
+    return CleanUp(placement=placement, gains=cleaning.gains(), steps=order)
+
+
+Costs = dict[str, Score]
+"""What the places cost of all guests with vCPUs of their own, beside one another."""
 
 
 class _Cleaning:
@@ -93,34 +97,122 @@ class _Cleaning:
         self.search = Search(request, objective)
         for demand in request.demands:
             self.search.keep(demand)
-        self.gains: list[Gain] = []
+        self._costs = _costs(self.search)
+        self._before: Costs = {}
+        self._past: list[tuple[Search, Costs, Costs]] = []
         self._steps = Steps(request.steps)
 
-    def one(self) -> bool:
-        """Move the guest that gains most; whether there was one."""
-        able: list[tuple[tuple[tuple[int, ...], int, str], Search, Demand, Gain, Candidate]] = []
-        for demand in self._able():
-            without = self.search.without(demand.spec.name)
-            found = without.fits(demand)
-            self._steps.take()
-            if isinstance(found, str) or found.order == self._order(demand):
-                continue
-            gain = Gain(
-                guest=demand.spec.name,
-                before=cost_now(without.board, without.objective, demand),
-                after=found.score,
+    def gains(self) -> tuple[Gain, ...]:
+        """What each gains that was moved, in the state in which it ended."""
+        return tuple(
+            Gain(guest=name, before=before, after=self._costs[name]) for name, before in self._before.items()
+        )
+
+    def done(self) -> tuple[Placement, tuple[Step, ...]]:
+        """Where all are, and in which order they can go; who cannot go, or could stay, is where it was."""
+        while self._stay():
+            pass
+        while True:
+            placement = Placement(
+                strategy=self.search.objective.name,
+                guests=self.search.without("").finished(),
+                basis=Basis(request=self.request, objective=self.search.objective),
+                admission=admission(self.request.goal, (), (), None),
             )
-            worth = _worth(gain)
-            rank = (tuple(-level for level in worth), demand.spec.max_vcpus, demand.spec.name)
-            if _better(worth):
-                able.append((rank, without, demand, gain, found))
-        for _, without, demand, gain, found in sorted(able, key=lambda one: one[0]):
-            without.note(demand, found)
-            if self._can_be_done(without, {*(one.guest for one in self.gains), demand.spec.name}):
-                self.search = without
-                self.gains.append(gain)
-                return True
+            order = steps(self.request, placement) if self._legal(placement) else None
+            if order is not None or not self._past:
+                return placement, order or ()
+            self.search, self._costs, self._before = self._past.pop()
+
+    def alone(self) -> bool:
+        """Move guests that gain alone, who gains most first; whether there were any."""
+        able = []
+        for demand in self._able():
+            if not self._steps.take():
+                break
+            found = self._found(demand)
+            if found is not None:
+                able.append(
+                    (tuple(-level for level in found[0]), demand.spec.max_vcpus, demand.spec.name, demand)
+                )
+        some = False
+        for *_, demand in sorted(able, key=lambda one: one[:3]):
+            found = self._found(demand) if demand in tuple(self._able()) else None
+            some |= found is not None and self._accept(found[1], [demand])
+        return some
+
+    def _found(self, demand: Demand) -> tuple[tuple[int, ...], Search] | None:
+        """What a guest would gain elsewhere, level by level, and the state then; None where it would gain nothing."""
+        without = self.search.without(demand.spec.name)
+        found = without.fits(demand)
+        if isinstance(found, str) or found.order == self._order(demand):
+            return None
+        worth = _worth(self._costs[demand.spec.name], found.score)
+        if not _better(worth):
+            return None
+        without.note(demand, found)
+        return worth, without
+
+    def two(self) -> bool:
+        """Let two change places of which one gains; whether there were any."""
+        for first, second in self._pairs():
+            self._steps.left -= _PAIR
+            if self._steps.ended:
+                return False
+            search = self.search.without(first.spec.name).without(second.spec.name)
+            for one in (first, second):
+                found = search.fits(one)
+                if isinstance(found, str):
+                    break
+                search.note(one, found)
+            else:
+                moves = all(self._order(one, search) != self._order(one) for one in (first, second))
+                if moves and self._accept(search, [first, second], in_order=False):
+                    return True
         return False
+
+    def _accept(self, search: Search, demands: Sequence[Demand], *, in_order: bool = True) -> bool:
+        """Go on from a state, if it is better: for those that were moved, and for all together."""
+        costs = _costs(search)
+        names = [one.spec.name for one in demands]
+        worths = [_worth(self._costs[name], costs[name]) for name in names]
+        if not any(map(_better, worths)) or any(
+            _better(tuple(-level for level in worth)) for worth in worths
+        ):
+            return False
+        if any(_better(_worth(costs[name], before)) for name, before in self._before.items()):
+            return False  # somebody would have been moved to its loss
+        if not _better(_worth_of_all(self._costs, costs)):
+            return False
+        if not in_order and not self._can_be_done(search, {*self._before, *names}):
+            return False
+        self._past.append((self.search, self._costs, dict(self._before)))
+        for name in names:
+            self._before[name] = self._costs[name]
+        self.search, self._costs = search, costs
+        return True
+
+    def _stay(self) -> bool:
+        """Let those stay that could as well, now that others have gone; whether there were any."""
+        some = False
+        for demand in self.request.demands:
+            name = demand.spec.name
+            if name not in self._before or demand.now is None:
+                continue
+            without = self.search.without(name)
+            if not without.board.used.isdisjoint(demand.now.owned):
+                continue
+            without.keep(demand)
+            costs = _costs(without)
+            if not _better(_worth_of_all(costs, self._costs)):
+                self._past.append((self.search, self._costs, dict(self._before)))
+                del self._before[name]
+                self.search, self._costs = without, costs
+                some = True
+        return some
+
+    def _legal(self, placement: Placement) -> bool:
+        return len(placement.guests) == len(self.request.demands) and not verify(self.request, placement)
 
     def _can_be_done(self, search: Search, names: set[str]) -> bool:
         """Whether all who are to go can go one after the other, from where they are."""
@@ -132,45 +224,13 @@ class _Cleaning:
             and steps(self.request, placement) is not None
         )
 
-    def _order(self, demand: Demand) -> tuple[int, ...]:
-        return next(one.candidate.order for one in self.search.taken if one.demand is demand)
-
-    def two(self) -> bool:
-        """Let two change places who gain together; whether there were any."""
-        for first, second in self._pairs():
-            if not self._steps.take():
-                return False
-            done = self._both(first, second)
-            if done is not None:
-                self.search, gains = done
-                self.gains += gains
-                return True
-        return False
-
-    def _both(self, first: Demand, second: Demand) -> tuple[Search, list[Gain]] | None:
-        names = {first.spec.name, second.spec.name}
-        search = self.search.without(first.spec.name).without(second.spec.name)
-        before = {
-            one.spec.name: cost_now(self.search.without(one.spec.name).board, self.search.objective, one)
-            for one in (first, second)
-        }
-        gains = []
-        for one in (first, second):
-            found = search.fits(one)
-            if isinstance(found, str):
-                return None
-            search.note(one, found)
-            gains.append(Gain(guest=one.spec.name, before=before[one.spec.name], after=found.score))
-        worth = tuple(map(sum, zip(*map(_worth, gains), strict=True)))
-        if not _better(worth):
-            return None
-        if not self._can_be_done(search, {*(one.guest for one in self.gains), *names}):
-            return None
-        return search, gains
+    def _order(self, demand: Demand, search: Search | None = None) -> tuple[int, ...]:
+        taken = (search or self.search).taken
+        return next(one.candidate.order for one in taken if one.demand is demand)
 
     def _able(self) -> Iterator[Demand]:
         """The guests that the budget still lets go, each once."""
-        gone = [one.guest for one in self.gains]
+        gone = list(self._before)
         budget = self.request.moves
         demands = {one.spec.name: one for one in self.request.demands}
         vcpus = sum(demands[name].spec.max_vcpus for name in gone)
@@ -187,7 +247,7 @@ class _Cleaning:
             yield demand
 
     def _pairs(self) -> Iterator[tuple[Demand, Demand]]:
-        budget, gone = self.request.moves, {one.guest for one in self.gains}
+        budget, gone = self.request.moves, set(self._before)
         demands = [one for one in self.request.demands if one.spec.name in gone]
         vcpus = sum(one.spec.max_vcpus for one in demands)
         size = sum(one.memory_bytes for one in demands)
@@ -203,9 +263,22 @@ class _Cleaning:
             yield first, second
 
 
-def _worth(gain: Gain) -> tuple[int, ...]:
+def _costs(search: Search) -> Costs:
+    return {
+        one.spec.name: cost_of(search.without(one.spec.name).board, search.objective, one)
+        for one in search.taken
+        if one.spec.pinned
+    }
+
+
+def _worth(before: Score, after: Score) -> tuple[int, ...]:
     """What is saved, level by level."""
-    return tuple(before - after for before, after in zip(gain.before.key, gain.after.key, strict=True))
+    return tuple(was - is_ for was, is_ in zip(before.key, after.key, strict=True))
+
+
+def _worth_of_all(before: Costs, after: Costs) -> tuple[int, ...]:
+    """What all save together."""
+    return tuple(map(sum, zip(*(_worth(before[name], after[name]) for name in before), strict=True)))
 
 
 def _better(worth: tuple[int, ...]) -> bool:

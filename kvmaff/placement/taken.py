@@ -90,8 +90,22 @@ def cost_now(board: Board, objective: Objective, demand: Demand) -> Score:
     Returns:
         What it costs; of a guest whose vCPUs all float what it cost when it was given its place.
     """
-    taken = kept(board, objective, demand)
-    spec, found = taken.spec, taken.candidate
+    return cost_of(board, objective, kept(board, objective, demand))
+
+
+def cost_of(board: Board, objective: Objective, taken: Taken) -> Score:
+    """
+    Work out what a place costs beside those that there are now.
+
+    Args:
+        board: The host without the guest.
+        objective: What is wanted.
+        taken: The guest, with a place.
+
+    Returns:
+        What it costs; of a guest whose vCPUs all float what it cost when it was given its place.
+    """
+    spec, found, demand = taken.spec, taken.candidate, taken.demand
     if not spec.pinned:
         return found.score
     pool = pool_for(board, demand, objective, floats=False)

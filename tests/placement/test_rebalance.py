@@ -12,9 +12,11 @@ from kvmaff.guest.spec import GuestSpec, VcpuPolicy
 from kvmaff.placement.moves import Moves
 from kvmaff.placement.objective import Level, Objective
 from kvmaff.placement.order import moved, steps
-from kvmaff.placement.placement import GuestPlacement
+from kvmaff.placement.placement import GuestPlacement, Placement
 from kvmaff.placement.rebalance import rebalance
 from kvmaff.placement.request import Demand, PlacementRequest
+from kvmaff.placement.search import Search
+from kvmaff.placement.taken import cost_now
 from kvmaff.placement.verify import verify
 from kvmaff.strategies import numa, spread
 from kvmaff.testing import inputs_hosts as st
@@ -28,6 +30,46 @@ NEAR = Objective(
 )
 NUMA = next(iter(numa.kvmaff_strategies()))
 SPREAD = next(iter(spread.kvmaff_strategies()))
+
+
+def now_of(request: PlacementRequest) -> list[GuestPlacement]:
+    """Where all are."""
+    return [demand.now for demand in request.demands if demand.now is not None]
+
+
+def beside(
+    request: PlacementRequest, guests: list[GuestPlacement], demand: Demand, place: GuestPlacement
+) -> tuple[int, ...]:
+    """What a place costs a guest beside the places of the others."""
+    others = [
+        attrs.evolve(one, spec=guest.spec, now=guest)
+        for one in request.demands
+        for guest in guests
+        if one is not demand and guest.spec.name == one.spec.name
+    ]
+    search = Search(attrs.evolve(request, demands=tuple(others)), NEAR)
+    for one in others:
+        search.keep(one)
+    return cost_now(search.board, NEAR, attrs.evolve(demand, now=place)).key
+
+
+def total(request: PlacementRequest, placement: Placement) -> tuple[int, ...]:
+    """What all guests with vCPUs of their own cost, level by level."""
+    guests = list(placement.guests)
+    places = {guest.spec.name: guest for guest in guests}
+    keys = [beside(request, guests, one, places[one.spec.name]) for one in request.demands if one.spec.pinned]
+    return tuple(map(sum, zip(*keys, strict=True)))
+
+
+def could_stay(request: PlacementRequest, placement: Placement, name: str) -> bool:
+    """Whether a guest that was moved could be where it was, at no more for it and for all."""
+    (demand,) = [one for one in request.demands if one.spec.name == name]
+    assert demand.now is not None
+    others = [guest for guest in placement.guests if guest.spec.name != name]
+    if any(not guest.owned.isdisjoint(demand.now.owned) for guest in others):
+        return False
+    stays = Placement(strategy="stays", guests=(*others, demand.now))
+    return total(request, stays) <= total(request, placement)
 
 
 def at(demand: Demand, place: GuestPlacement) -> Demand:
@@ -56,6 +98,13 @@ def test_who_is_moved_gains(request: PlacementRequest, most: int, vcpus: int | N
     assert vcpus is None or sum(one.vcpus for one in gone) <= vcpus
     order = steps(asked, placement)
     assert order is not None
+    assert all(gain.after.key <= gain.before.key for gain in gains)
+    assert not gains or any(gain.after.key < gain.before.key for gain in gains)
+    assert not gains or total(asked, placement) < total(
+        asked, Placement(strategy="now", guests=tuple(now_of(asked)))
+    )
+    for gain in gains:
+        assert not could_stay(asked, placement, gain.guest)
     free = attrs.evolve(asked, moves=Moves(guests=len(there)))
     assert [()] * len(order) == [verify(free, step.state) for step in order]
     event(f"moved {len(gone)}")
