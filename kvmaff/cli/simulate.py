@@ -87,7 +87,7 @@ def _finite(_context: click.Context, _parameter: click.Parameter, value: float |
 @click.option("--arrivals", type=click.IntRange(1, 1_000_000), metavar="N", help="Guests that come (2500).")
 @click.option(
     "--lifetime",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(1e-12, 1e12),
     callback=_finite,
     help="How long a guest stays on average (100).",
 )
@@ -137,6 +137,10 @@ def simulate(
       kvmaff simulate --root host.tar.xz --csv last-month.csv --json
     """
     said = [name for name in _MADE_UP if made_up[name] is not None]
+    if file is not None and seeds > 1:
+        raise click.UsageError(
+            "--csv says which guests come: no seed changes anything, and --seeds makes no sense"
+        )
     if file is not None and said:
         words = ", ".join("--memory" if name == "per_vcpu" else f"--{name}" for name in said)
         raise click.UsageError(f"--csv says which guests come, and so does {words}")

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,18 +29,22 @@ MAX_ID = 255
 MOST_PROBLEMS = 100
 
 
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
+
+
 def _time(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
+    if not _NUMBER.fullmatch(text) or abs(float(text)) > 1e15:
         raise ValueError
-    return value
+    return float(text)
 
 
 def _lifetime(text: str) -> float:
     if not text:
         return math.inf
-    value = float(text)
-    if not value >= 0:
+    if text.lower() == "inf":
+        return math.inf
+    value = _time(text)
+    if value < 0:
         raise ValueError
     return value
 
@@ -63,7 +68,7 @@ def _name(text: str) -> str:
 
 
 _COLUMNS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
-    "time": ("time", _time, "is a number, as 12.5"),
+    "time": ("time", _time, "is a number, as 12.5, up to 1e15"),
     "id": ("name", _name, f"is a printable name of at most {MAX_ID} characters"),
     "vcpus": ("vcpus", _vcpus, f"is a number from 1 to {MAX_VCPUS}"),
     "memory": (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from kvmaff.guest.spec import ThreadPolicy
 from kvmaff.placement.exchange import Steps, exchanges
 from kvmaff.placement.moves import Admission, Goal
 from kvmaff.placement.pool import pool_for
@@ -17,7 +18,7 @@ from kvmaff.placement.replan import count
 from kvmaff.placement.request import Demand
 from kvmaff.placement.search import Search
 
-__all__ = ["admission"]
+__all__ = ["admission", "worth"]
 
 
 def admission(
@@ -36,8 +37,8 @@ def admission(
         Both, in what counts.
     """
     without = {demand.spec.name for demand in refused}
-    asked = sum(_value(goal, demand) for demand in to_come)
-    admitted = sum(_value(goal, demand) for demand in to_come if demand.spec.name not in without)
+    asked = sum(worth(goal, demand) for demand in to_come)
+    admitted = sum(worth(goal, demand) for demand in to_come if demand.spec.name not in without)
     if start is None or not without:
         return Admission(goal=goal, asked=asked, admitted=admitted, bound=asked)
     able = [demand for demand in to_come if demand.spec.name not in without or not _hopeless(start, demand)]
@@ -45,7 +46,17 @@ def admission(
     return Admission(goal=goal, asked=asked, admitted=admitted, bound=max(bound, admitted))
 
 
-def _value(goal: Goal, demand: Demand) -> int:
+def worth(goal: Goal, demand: Demand) -> int:
+    """
+    Say what admitting a guest counts.
+
+    Args:
+        goal: What counts.
+        demand: The guest.
+
+    Returns:
+        It.
+    """
     return 1 if goal is Goal.GUESTS else demand.spec.max_vcpus
 
 
@@ -68,7 +79,7 @@ def _most(goal: Goal, able: Iterable[Demand], room: int) -> int:
     total = 0
     best = [0] * (max(room, 0) + 1)  # by PUs
     for demand in able:
-        value, need = _value(goal, demand), _needs(demand)
+        value, need = worth(goal, demand), _needs(demand)
         if not need:
             total += value
             continue
@@ -94,15 +105,30 @@ def _hopeless(start: Search, demand: Demand) -> bool:
 
 
 def _counted(start: Search, demand: Demand) -> bool:
-    """Whether counts allow at least what the search does: every guest's cells on a node each, of all the CPUs."""
+    """
+    Whether counts allow at least what the search does.
+
+    That is: every guest's cells are on a node each, of all the CPUs; nothing but what nodes have decides where a guest
+    can be; and nothing is gained by moving a guest within its node, as whole cores would be.
+    """
     request, several = start.request, len(start.board.nodes) > 1
     if request.pools or start.board.kinds:
         return False
     guests = [demand, *(one.demand for one in start.taken)]
+    siblings = any(core.bit_count() > 1 for core in start.board.columns.cores)
+    if siblings and (
+        start.objective.whole_cores
+        or len({one.spec.trust_domain for one in guests}) > 1
+        or any(one.trust_domain != demand.spec.trust_domain for one in request.held)
+        or demand.spec.thread_policy is not ThreadPolicy.PREFER
+    ):
+        return False
     return all(
         one.allowed is None
         and not one.spec.floating
         and not one.spec.own_pus
+        and not one.spec.affinity
+        and not one.spec.anti_affinity
         and (one.spec.cells or not several)
         for one in guests
     )

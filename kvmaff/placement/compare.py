@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 
 import attrs
@@ -77,7 +77,7 @@ def compare(
     host: Host,
     contestants: Sequence[Contestant],
     workload: Workload,
-    seeds: Sequence[int] = (0,),
+    seeds: Iterable[int] = (0,),
     *,
     terms: Terms | None = None,
     executor: Executor | None = None,
@@ -99,12 +99,15 @@ def compare(
         All outcomes, in the order of the arguments whatever ends first.
 
     Raises:
-        RequestError: There is no contestant or no seed, or two have one name, or a workload names two guests alike.
+        RequestError: There is no contestant or no seed, or two are alike, or a workload names two guests alike.
         PlacementRefused: An answer breaks a rule; so does everything else that a contestant raises end all runs.
     """
+    seeds = tuple(seeds)
     problems = []
     if not contestants or not seeds:
         problems.append("a comparison needs a contestant and a seed")
+    twice = [seed for seed, count in Counter(seeds).items() if count > 1]
+    problems += [f"seed {seed} is there twice, which would be taken for two runs" for seed in twice]
     names = Counter(one.name for one in contestants)
     problems += [f"several contestants are called {name!r}" for name in names if names[name] > 1]
     if problems:
@@ -119,7 +122,7 @@ def compare(
     each = len(seeds)
     return Comparison(
         contestants=tuple(one.name for one in contestants),
-        seeds=tuple(seeds),
+        seeds=seeds,
         outcomes=tuple(tuple(found[at : at + each]) for at in range(0, len(found), each)),
     )
 

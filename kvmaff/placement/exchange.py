@@ -155,7 +155,8 @@ def exchanges(
         For no moved guest, then one, and so on: the exchanges that move as many, the best first.
     """
     free = any(not other.charged for other in counts.items)
-    for count in range(0 if free else 1, guests + 1):
+    able = sum(other.charged and not other.fixed for other in counts.items)
+    for count in range(0 if free else 1, min(guests, able) + 1):
         search = _Search(counts, item, steps, count, vcpus, memory_bytes)
         search.place([(item, at) for at in range(len(item.parts))], count)
         yield search.found()
@@ -258,7 +259,7 @@ class _Search:
             and (self.memory is None or memory + item.memory_bytes <= self.memory)
         ]
         there = [item for item in there if left or not item.charged]
-        for count in range(1, max(left, _FREE) + 1):
+        for count in range(1, min(max(left, _FREE), len(there)) + 1):
             for going in combinations(there, count):
                 if not self.steps.take():
                     return

@@ -31,6 +31,8 @@ __all__ = ["Finder", "Missing"]
 
 _MOST_LEFT = 128
 """So many searches for a place that leaves something to others."""
+_MOST_TRIED = 16
+"""The same where each search tries places one by one: a refusal, which searches often, took minutes."""
 
 
 @attrs.frozen(kw_only=True)
@@ -135,7 +137,8 @@ class Finder:
         best: Candidate | None = None
         seen: set[int] = set()
         todo = [CpuSet()]
-        while todo and len(seen) < _MOST_LEFT:
+        most = _MOST_LEFT if self.objective.exact else _MOST_TRIED
+        while todo and len(seen) < most:
             away = todo.pop(0)
             if away.bits in seen:
                 continue

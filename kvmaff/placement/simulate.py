@@ -254,9 +254,16 @@ class _Stream:
 
     def _decided(self, request: PlacementRequest) -> Placement | None:
         try:
-            return self.decide(request)
+            answer = self.decide(request)
         except PlacementImpossible:
             return None
+        if not isinstance(answer, Placement):
+            raise PlacementRefused(
+                f"an answer of the simulation is no Placement, but of type {type(answer).__name__}",
+                strategy="",
+                violations=(),
+            )
+        return answer
 
     # -- who runs
 
@@ -319,9 +326,9 @@ def _groups(l3: Sequence[CpuSet], nodes: Sequence[CpuSet]) -> list[CpuSet]:
 
 
 def _extra(groups: Sequence[CpuSet], cpus: CpuSet, vcpus: int) -> int:
-    """How many groups are used beyond the fewest that could hold so many vCPUs."""
+    """How many groups are used beyond the fewest that could hold so many vCPUs, or the CPUs that these float over."""
     used = sum(not group.isdisjoint(cpus) for group in groups)
-    return used - -(-vcpus // max(map(len, groups)))
+    return max(used - -(-min(vcpus, len(cpus)) // max(map(len, groups))), 0)
 
 
 def _vcpu_sets(placed: GuestPlacement) -> tuple[CpuSet, ...]:

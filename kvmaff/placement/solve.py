@@ -3,8 +3,9 @@ The one search. A strategy is an objective and filters; placing many guests on o
 
 The order: guests with dedicated vCPUs before those without, the larger before the smaller, so that who needs most finds
 most; what is dedicated is nobody else's afterwards. Then the vCPUs of mixed guests that float, then shared guests.
-Guests' other threads come last, when it is known which CPUs belong to nobody alone. Every guest that has a place gets
-it; those without are named with all reasons.
+Guests' other threads come last, when it is known which CPUs belong to nobody alone. Where somebody has no place then,
+the smaller before the larger are tried, too, and what admits more is kept. Every guest that has a place gets it; those
+without are named with all reasons.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import attrs
 
 from kvmaff.errors import PlacementImpossible
 from kvmaff.placement.basis import Basis
-from kvmaff.placement.bound import admission
+from kvmaff.placement.bound import admission, worth
 from kvmaff.placement.contradictions import contradictions
+from kvmaff.placement.moves import Goal
 from kvmaff.placement.objective import Objective
 from kvmaff.placement.placement import Placement
 from kvmaff.placement.replan import Replan
@@ -40,30 +42,9 @@ def solve(request: PlacementRequest, objective: Objective) -> Placement:
         PlacementImpossible: A guest has no place. Its ``unplaced`` says for each which and why, and what would work;
             its ``placement`` has the places of the others.
     """
-    search = Search(request, objective)
-    to_place = _settled(search)
-    start = search.without("") if len(to_place) < len(request.demands) else None
-    refused: list[tuple[Demand, list[str]]] = []
-    replan: Replan | None = None
-    for demand in to_place:
-        missing = search.take(demand)
-        if missing is None:
-            continue
-        if replan is None and request.moves.guests:
-            replan = Replan(search)
-        if replan is not None and not contradictions(request, demand):
-            replan.search = search
-            if replan.admit(demand):
-                search = replan.search
-                continue
-        refused.append((demand, missing))
-    if replan is not None and refused:
-        replan.search = search
-        able = [demand for demand, _ in refused if not contradictions(request, demand)]
-        admitted = {demand.spec.name for demand in replan.pack(able)}
-        search = replan.search
-        refused = [one for one in refused if one[0].spec.name not in admitted]
-    for demand, missing in refused:
+    tried = _tried(request, objective)
+    search, to_place, start = tried.search, tried.to_place, tried.start
+    for demand, missing in tried.refused:
         search.refuse(demand, missing)
     guests = search.finished()
     there = {one.spec.name for one in guests}
@@ -82,6 +63,73 @@ def solve(request: PlacementRequest, objective: Objective) -> Placement:
         lines = [f"{one.name}: {reason}" for one in unplaced for reason in one.reasons]
         raise PlacementImpossible("\n".join(lines), unplaced=unplaced, placement=placement)
     return placement
+
+
+@attrs.frozen(kw_only=True)
+class _Tried:
+    """
+    Guests placed in one order.
+
+    Attributes:
+        search: Those that have a place.
+        to_place: Those that had none.
+        start: The search before these; None where nobody had a place.
+        refused: Those that have none now, each with what is missing.
+    """
+
+    search: Search
+    to_place: list[Demand]
+    start: Search | None
+    refused: list[tuple[Demand, list[str]]]
+
+    def missed(self, goal: Goal) -> int:
+        """What those without a place count."""
+        return sum(worth(goal, demand) for demand, _ in self.refused)
+
+
+def _tried(request: PlacementRequest, objective: Objective) -> _Tried:
+    """The larger first; where somebody has no place then, also the smaller first, and moving nobody."""
+    best = _in_order(request, objective)
+    if len(best.to_place) > 1:
+        for smaller, moving in ((True, True), (False, False), (True, False)):
+            if not best.refused:
+                break
+            if moving or request.moves.guests:
+                other = _in_order(request, objective, smaller=smaller, moving=moving)
+                if other.missed(request.goal) < best.missed(request.goal):
+                    best = other
+    return best
+
+
+def _in_order(
+    request: PlacementRequest, objective: Objective, *, smaller: bool = False, moving: bool = True
+) -> _Tried:
+    search = Search(request, objective)
+    to_place = _settled(search)
+    start = search.without("") if len(to_place) < len(request.demands) else None
+    if smaller:
+        to_place.sort(key=lambda one: (not one.spec.pinned, len(one.spec.pinned) or one.spec.max_vcpus))
+    refused: list[tuple[Demand, list[str]]] = []
+    replan: Replan | None = None
+    for demand in to_place:
+        missing = search.take(demand)
+        if missing is None:
+            continue
+        if replan is None and request.moves.guests and moving:
+            replan = Replan(search)
+        if replan is not None and not contradictions(request, demand):
+            replan.search = search
+            if replan.admit(demand):
+                search = replan.search
+                continue
+        refused.append((demand, missing))
+    if replan is not None and refused:
+        replan.search = search
+        able = [demand for demand, _ in refused if not contradictions(request, demand)]
+        admitted = {demand.spec.name for demand in replan.pack(able)}
+        search = replan.search
+        refused = [one for one in refused if one[0].spec.name not in admitted]
+    return _Tried(search=search, to_place=to_place, start=start, refused=refused)
 
 
 def _settled(search: Search) -> list[Demand]:

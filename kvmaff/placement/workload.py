@@ -11,11 +11,34 @@ from typing import Any, Protocol
 
 import attrs
 
+from kvmaff.guest.spec import MAX_VCPUS
 from kvmaff.placement.future import SIZES
 
 __all__ = ["Arrival", "Poisson", "Recorded", "Workload"]
 
 _ABOVE_ZERO: Any = attrs.validators.gt(0)
+_MOST = 1e15
+"""No time is longer: sums of so many stay exact enough to be compared."""
+
+
+def _moment(_instance: object, field: attrs.Attribute[float], value: float) -> None:
+    if not -_MOST <= value <= _MOST:
+        raise ValueError(f"{field.name} is a number from {-_MOST:g} to {_MOST:g}, not {value}")
+
+
+def _stretch(_instance: object, field: attrs.Attribute[float], value: float) -> None:
+    if not 1 / _MOST <= value <= _MOST:
+        raise ValueError(f"{field.name} is a number from {1 / _MOST:g} to {_MOST:g}, not {value}")
+
+
+def _sizes(_instance: object, field: attrs.Attribute[tuple[int, ...]], value: tuple[int, ...]) -> None:
+    if not value or any(type(size) is not int or not 1 <= size <= MAX_VCPUS for size in value):
+        raise ValueError(f"{field.name} are numbers of vCPUs from 1 to {MAX_VCPUS}, not {value}")
+
+
+def _whole(_instance: object, field: attrs.Attribute[int], value: int) -> None:
+    if type(value) is not int or not 1 <= value <= MAX_VCPUS:
+        raise ValueError(f"{field.name} is a number from 1 to {MAX_VCPUS}, not {value}")
 
 
 @attrs.frozen(kw_only=True)
@@ -31,9 +54,9 @@ class Arrival:
         lifetime: How long it stays where it is accepted; infinite for one that stays.
     """
 
-    time: float
+    time: float = attrs.field(validator=_moment)
     name: str
-    vcpus: int = attrs.field(validator=_ABOVE_ZERO)
+    vcpus: int = attrs.field(validator=_whole)
     memory_bytes: int = attrs.field(default=0, validator=attrs.validators.ge(0))
     lifetime: float = attrs.field(validator=attrs.validators.ge(0))
 
@@ -68,12 +91,10 @@ class Poisson:
     """
 
     cpus: int = attrs.field(validator=_ABOVE_ZERO)
-    load: float = attrs.field(default=0.9, validator=_ABOVE_ZERO)
+    load: float = attrs.field(default=0.9, validator=_stretch)
     count: int = attrs.field(default=2500, validator=attrs.validators.ge(0))
-    lifetime: float = attrs.field(default=100.0, validator=_ABOVE_ZERO)
-    sizes: tuple[int, ...] = attrs.field(
-        default=tuple(SIZES.elements()), validator=attrs.validators.min_len(1)
-    )
+    lifetime: float = attrs.field(default=100.0, validator=_stretch)
+    sizes: tuple[int, ...] = attrs.field(default=tuple(SIZES.elements()), validator=_sizes)
     memory_per_vcpu: int = attrs.field(default=0, validator=attrs.validators.ge(0))
 
     def arrivals(self, seed: int) -> tuple[Arrival, ...]:

@@ -60,6 +60,6 @@ def placed_guests(draw: hs.DrawFn) -> GuestPlacement:
         iothreads=iothreads,
     )
     try:
-        return placed(spec, draw(hs.sampled_from(("numa", "spread"))))
+        return placed(spec)
     except PlacementImpossible:
         hypothesis.reject()

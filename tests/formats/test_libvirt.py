@@ -53,6 +53,7 @@ def judged(text: str, folder: Path) -> None:
     assert done.returncode == 0, f"{done.stderr}\n{text}"
 
 
+@settings(max_examples=80)
 @given(placed_guests())
 def test_a_spec_is_read_back(guest: GuestPlacement) -> None:
     """All of it but its devices, which are the domain's own affair."""
@@ -60,6 +61,7 @@ def test_a_spec_is_read_back(guest: GuestPlacement) -> None:
     assert spec == parse_libvirt(xml_of(guest), "them")
 
 
+@settings(max_examples=60)
 @given(placed_guests(), placed_guests())
 def test_a_domain_is_written_anew(before: GuestPlacement, guest: GuestPlacement) -> None:
     """What one place wrote, another one writes over: the same comes out as from nothing, but for the id."""

@@ -30,6 +30,7 @@ def words_of(shape: GuestShape, **more: object) -> list[str]:
     return [word for option in qemu_arguments(shape, **more) for word in option]
 
 
+@settings(max_examples=80)
 @given(placed_guests())
 def test_a_spec_is_read_back(guest: GuestPlacement) -> None:
     """All of it but how it is to be placed, of which arguments say nothing."""
@@ -39,7 +40,7 @@ def test_a_spec_is_read_back(guest: GuestPlacement) -> None:
 
 
 @needs_qemu
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(placed_guests())
 def test_qemu_reports_what_was_planned(guest: GuestPlacement) -> None:
     """Topology, the NUMA cell of every vCPU, memory backends, IOThreads."""

@@ -79,7 +79,7 @@ def test_units_and_what_may_be_left_out(tmp_path: Path) -> None:
         ("time;id;vcpus\n", "w.csv:1: column time is missing"),
         (HEAD + "1,a,1,\n", "w.csv:2: has 4 fields, the header has 5"),
         (HEAD + "1,a,1,,,\n", "w.csv:2: has 6 fields, the header has 5"),
-        (HEAD + "x,a,1,,\n", 'w.csv:2: time: is a number, as 12.5, not "x"'),
+        (HEAD + "x,a,1,,\n", 'w.csv:2: time: is a number, as 12.5, up to 1e15, not "x"'),
         (HEAD + "nan,a,1,,\n", "w.csv:2: time: "),
         (HEAD + "inf,a,1,,\n", "w.csv:2: time: "),
         (HEAD + ",a,1,,\n", "w.csv:2: time: "),

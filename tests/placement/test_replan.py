@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations, product
+from typing import Any
 
 import attrs
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as hs
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import PlacementImpossible
-from kvmaff.guest.spec import GuestCell, GuestSpec, VcpuPolicy
+from kvmaff.guest.spec import GuestCell, GuestSpec, ThreadPolicy, VcpuPolicy
 from kvmaff.host.reader import Host
 from kvmaff.placement.moves import Goal, Moves
 from kvmaff.placement.order import moved, steps
@@ -260,3 +262,46 @@ def admissible(
                 else:
                     continue
                 break
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3])
+@pytest.mark.parametrize(("goal", "admitted"), [(Goal.VCPUS, 4), (Goal.GUESTS, 2)])
+def test_what_is_to_be_admitted_counts(goal: Goal, admitted: int, most: int) -> None:
+    """The larger first would be 3 of 4 vCPUs and one guest; and whoever may move more admits no less."""
+    host = grid(packages=1, nodes=1, l3s=1, cores=4, threads=1)
+    come = [Demand(spec=one_cell(name, size, None)) for name, size in (("a", 3), ("b", 2), ("c", 2))]
+    with pytest.raises(PlacementImpossible) as error:
+        NUMA.place(PlacementRequest(host=host, demands=tuple(come), goal=goal, moves=Moves(guests=most)))
+    found = error.value.placement.admission
+    assert (admitted, admitted) == (found.admitted, found.bound)
+
+
+@pytest.mark.parametrize(
+    "want",
+    [
+        {"vcpus": 2, "threads": 2, "thread_policy": ThreadPolicy.REQUIRE},
+        {"vcpus": 1, "thread_policy": ThreadPolicy.ISOLATE},
+        {"vcpus": 2, "trust_domain": "red"},
+    ],
+)
+def test_the_bound_knows_what_counts_do_not(want: dict[str, Any]) -> None:
+    """One on each core: moved together they would leave a core, which no count of PUs says."""
+    host = grid(packages=1, nodes=1, l3s=1, cores=2, threads=2)
+    running = []
+    for name, core in zip("ab", host.topology.cores, strict=True):
+        demand = Demand(spec=one_cell(name, 1, None), allowed=CpuSet([core.first]))
+        (place,) = NUMA.place(PlacementRequest(host=host, demands=(demand,))).guests
+        running.append(Demand(spec=demand.spec, now=place))
+    spec = GuestSpec(
+        name="new",
+        vcpu_policy=VcpuPolicy.DEDICATED,
+        cells=(GuestCell(vcpus=tuple(range(want["vcpus"]))),),
+        **want,
+    )
+    request = PlacementRequest(host=host, demands=(*running, Demand(spec=spec)), moves=Moves(guests=1))
+    try:
+        found = NUMA.place(request).admission
+    except PlacementImpossible as error:
+        found = error.placement.admission
+    assert found is not None
+    assert want["vcpus"] == found.bound

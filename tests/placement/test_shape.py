@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from kvmaff.errors import RequestError
 from kvmaff.guest.guest import Role
@@ -19,6 +19,7 @@ from ..formats.shapes import host, placed, placed_guests
 RULES = smp_rules("pc-q35-7.2")
 
 
+@settings(max_examples=80)
 @given(placed_guests())
 def test_what_is_shown_is_so(guest: GuestPlacement) -> None:
     """vCPUs of one die share an L3, if several dies are shown; of one core a core; cells have nodes and memory."""
