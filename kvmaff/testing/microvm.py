@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kvmaff.errors import MicrovmError
 from kvmaff.testing._child import Child
+from kvmaff.testing._interrupt import InterruptLater
 from kvmaff.testing._microvm import ffi, lib
 
 if TYPE_CHECKING:
@@ -130,18 +131,17 @@ class Microvm:
         arguments = ["-name", f"guest={name},debug-threads=on", f"--vcpus={vcpus:d}"]
         arguments += [f"--mode={Mode(mode).value}", f"--kvm={os.fspath(kvm)}", f"--parent={os.getpid()}"]
         arguments += [f"--iothread={one}" for one in ids]
-        # SIGINT waits while there is a child that nobody would end; the child inherits the mask
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        interrupt = InterruptLater()  # while there is a child that nobody would end
         try:
             child = Child(f"microvm {name!r}", _MODULE, arguments, timeout)
             try:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                interrupt.now()
                 return cls(name, child, _facts(child))
             except BaseException:
                 child.end(kill=True)
                 raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            interrupt.now()
 
     def mode(self, mode: Mode, vcpu: int | None = None) -> None:
         """

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvmaff.errors import MicrovmError
 from kvmaff.testing import _child
+from kvmaff.testing._child import Child
 from kvmaff.testing.microvm import Microvm, Mode
 
 NOWHERE = "/nonexistent/kvm"
@@ -291,13 +293,36 @@ def test_interrupts_are_its_parents(microvm: Microvm) -> None:
     microvm.mode(Mode.HALT)
 
 
-def test_an_interrupt_at_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Ctrl-C while it starts ends it, is not lost, and leaves the signal mask as it was."""
+@pytest.mark.parametrize("threads", [0, 2], ids=["alone", "beside other threads"])
+def test_an_interrupt_at_start_leaves_nothing(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ctrl-C while it starts ends it, is not lost, and leaves mask and handler; whichever thread gets it."""
     wrapped(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid\nkill -INT $PPID\nexec sleep 60")
-    with pytest.raises(KeyboardInterrupt):
-        Microvm.start()
-    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    class Slow(Child):
+        """The interrupt comes when there is a process, and nobody has it yet."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            time.sleep(0.1)
+
+    monkeypatch.setattr("kvmaff.testing.microvm.Child", Slow)
+    handler, done = signal.getsignal(signal.SIGINT), threading.Event()
+    others = [threading.Thread(target=done.wait) for _ in range(threads)]
+    for other in others:
+        other.start()
+    try:
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                Microvm.start()
+            assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+            assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            assert handler is signal.getsignal(signal.SIGINT)
+    finally:
+        done.set()
+        for other in others:
+            other.join()
 
 
 def test_a_hanging_start_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
