@@ -9,7 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvmaff.api import capture, guests, pin, pin_process, plan, undo
+    from kvmaff.api import (
+        capture,
+        guests,
+        hotplug,
+        hotplug_async,
+        pin,
+        pin_process,
+        plan,
+        read_qmp,
+        undo,
+    )
+    from kvmaff.binding.hotplug import HotplugReport, Plugged
     from kvmaff.binding.plan import Change, Plan
     from kvmaff.binding.report import Outcome, Report, ThreadResult
     from kvmaff.cpuset import CpuSet
@@ -26,6 +37,9 @@ if TYPE_CHECKING:
         PlacementImpossible,
         PlacementRefused,
         PluginError,
+        QmpBusy,
+        QmpError,
+        QmpRefused,
         RequestError,
         SpecError,
         SpecMismatch,
@@ -39,9 +53,12 @@ if TYPE_CHECKING:
     from kvmaff.formats.qemuread import parse_qemu, parse_qemu_text
     from kvmaff.formats.specs import SpecEntry, read_rules, read_specs
     from kvmaff.formats.spectoml import spec_toml
+    from kvmaff.guest.askmonitors import AskMonitors
     from kvmaff.guest.commandline import command_line
     from kvmaff.guest.discover import Discovery
     from kvmaff.guest.guest import Guest, GuestThread, Role, Source
+    from kvmaff.guest.qmp import Qmp, QmpState, qmp_session
+    from kvmaff.guest.qmpanswers import MonitorIoThread, MonitorVcpu, Slot
     from kvmaff.guest.smp import SmpPlace, SmpReading, SmpTopology, read_smp
     from kvmaff.guest.smpfaults import SmpError, SmpFault, SmpKind
     from kvmaff.guest.smprules import SmpRules, smp_rules
@@ -92,6 +109,7 @@ __all__ = [
     "Admission",
     "Affinity",
     "AmbiguousGuest",
+    "AskMonitors",
     "BindingFailed",
     "Captured",
     "Change",
@@ -120,6 +138,7 @@ __all__ = [
     "Host",
     "HostReadError",
     "HostRules",
+    "HotplugReport",
     "HugePages",
     "Irq",
     "Isolation",
@@ -128,6 +147,8 @@ __all__ = [
     "KeptFrom",
     "KvmaffError",
     "Level",
+    "MonitorIoThread",
+    "MonitorVcpu",
     "Moved",
     "Moves",
     "NoOptions",
@@ -141,10 +162,16 @@ __all__ = [
     "PlacementRefused",
     "PlacementRequest",
     "Plan",
+    "Plugged",
     "PluginError",
     "PluginInfo",
     "PluginManager",
     "Pool",
+    "Qmp",
+    "QmpBusy",
+    "QmpError",
+    "QmpRefused",
+    "QmpState",
     "Remedy",
     "Removal",
     "Report",
@@ -153,6 +180,7 @@ __all__ = [
     "RunnerUp",
     "Score",
     "ShapeCell",
+    "Slot",
     "SmpError",
     "SmpFault",
     "SmpKind",
@@ -185,6 +213,8 @@ __all__ = [
     "guest_shape",
     "guests",
     "hookimpl",
+    "hotplug",
+    "hotplug_async",
     "libvirt_xml",
     "on_cpus",
     "option",
@@ -196,8 +226,10 @@ __all__ = [
     "place",
     "plan",
     "qemu_arguments",
+    "qmp_session",
     "read_host",
     "read_libvirt",
+    "read_qmp",
     "read_rules",
     "read_smp",
     "read_specs",
@@ -211,7 +243,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "kvmaff.api": ("capture", "guests", "pin", "pin_process", "plan", "undo"),
+    "kvmaff.api": (
+        "capture",
+        "guests",
+        "hotplug",
+        "hotplug_async",
+        "pin",
+        "pin_process",
+        "plan",
+        "read_qmp",
+        "undo",
+    ),
+    "kvmaff.binding.hotplug": ("HotplugReport", "Plugged"),
+    "kvmaff.guest.askmonitors": ("AskMonitors",),
+    "kvmaff.guest.qmp": ("Qmp", "QmpState", "qmp_session"),
+    "kvmaff.guest.qmpanswers": ("MonitorIoThread", "MonitorVcpu", "Slot"),
     "kvmaff.binding.plan": ("Change", "Plan"),
     "kvmaff.binding.report": ("Outcome", "Report", "ThreadResult"),
     "kvmaff.cpuset": ("CpuSet",),
@@ -228,6 +274,9 @@ _HOMES = {
         "PlacementImpossible",
         "PlacementRefused",
         "PluginError",
+        "QmpBusy",
+        "QmpError",
+        "QmpRefused",
         "RequestError",
         "SpecError",
         "SpecMismatch",

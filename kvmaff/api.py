@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -21,6 +22,7 @@ from kvmaff.formats.capture import capture as write_capture
 from kvmaff.formats.specs import read_rules, read_specs
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
+from kvmaff.guest.monitor import TIMEOUT
 from kvmaff.guest.select import select_guest
 from kvmaff.guest.vmm import Vmm
 from kvmaff.hooks.manager import PluginManager
@@ -29,13 +31,20 @@ from kvmaff.placement.placement import Placement
 from kvmaff.placement.request import Demand, HostRules, PlacementRequest
 from kvmaff.placement.verify import verify
 
+if TYPE_CHECKING:
+    from kvmaff.binding.hotplug import HotplugReport
+    from kvmaff.guest.qmp import QmpState
+
 __all__ = [
     "capture",
     "guests",
+    "hotplug",
+    "hotplug_async",
     "pin",
     "pin_process",
     "plan",
     "read_host",
+    "read_qmp",
     "read_rules",
     "read_specs",
     "undo",
@@ -172,6 +181,116 @@ def undo(
         RequestError: A newer record holds the same threads.
     """
     return undo_record(number, journal=journal_in(state_dir), force=force)
+
+
+async def hotplug_async(
+    host: Host,
+    guest: Guest | str,
+    count: int = 1,
+    *,
+    path: str | None = None,
+    timeout: float = TIMEOUT,
+    unbound: bool = False,
+    state_dir: str | os.PathLike[str] | None = None,
+) -> HotplugReport:
+    """
+    Plug vCPUs into a running guest, in order of its topology, each born on the CPUs that were decided for it.
+
+    Who gives up waiting (cancels) waits for the vCPU that is on its way; all that is plugged in then is bound.
+
+    Args:
+        host: The running machine.
+        guest: The guest, or its name, ``uuid:…`` or ``pid:…``: a QEMU with a QMP monitor.
+        count: How many vCPUs.
+        path: The monitor's UNIX socket, as the guest's process sees it; None for what its command line says.
+        timeout: Seconds that each step with the monitor may take.
+        unbound: Where nothing was decided for the guest, plug in all the same.
+        state_dir: Where records and decisions are kept.
+
+    Returns:
+        The report; not ``ok`` where the guest refused some vCPU after others were plugged in.
+
+    Raises:
+        RequestError: It cannot be done as it stands; nothing was changed.
+        GuestNotFound: No guest goes by that name.
+        AmbiguousGuest: Several do.
+        GuestNotVerified: It is not proved to be a guest.
+        QmpBusy: Somebody else is connected to its monitor.
+        QmpError: It has no monitor, or one that refuses or cannot be believed; nothing was changed.
+        BindingFailed: The kernel did not let its main thread go where the first vCPU belongs; nothing stays changed.
+        JournalError: The record cannot be written; nothing was changed.
+        Unsupported: The host is a recorded one, or qemu.qmp is not installed.
+    """
+    from kvmaff.binding.hotplug import hotplug as plug_in  # noqa: PLC0415 - asyncio takes longer to load than a host
+
+    if isinstance(guest, str):
+        guest = select_guest(guests(host), guest)
+    return await plug_in(
+        host, guest, count, path=path, timeout=timeout, unbound=unbound, journal=journal_in(state_dir)
+    )
+
+
+def hotplug(
+    host: Host,
+    guest: Guest | str,
+    count: int = 1,
+    *,
+    path: str | None = None,
+    timeout: float = TIMEOUT,
+    unbound: bool = False,
+    state_dir: str | os.PathLike[str] | None = None,
+) -> HotplugReport:
+    """
+    Plug vCPUs in as :func:`hotplug_async` does, which says what is what, and wait for it.
+
+    Args:
+        host: The running machine.
+        guest: The guest, or its name.
+        count: How many vCPUs.
+        path: The monitor's UNIX socket.
+        timeout: Seconds that each step may take.
+        unbound: Where nothing was decided for the guest, plug in all the same.
+        state_dir: Where records and decisions are kept.
+
+    Returns:
+        The report.
+
+    Raises:
+        KvmaffError: As there.
+    """
+    from kvmaff.guest.plainly import plainly  # noqa: PLC0415 - the same
+
+    return plainly(
+        lambda: hotplug_async(
+            host, guest, count, path=path, timeout=timeout, unbound=unbound, state_dir=state_dir
+        )
+    )
+
+
+def read_qmp(guest: Guest, *, path: str | None = None, timeout: float = TIMEOUT) -> QmpState:
+    """
+    Ask a guest's QMP monitor for its vCPUs, IOThreads, places for vCPUs and what KVM counts.
+
+    ``qmp_session`` is for programs that are asynchronous, or ask more.
+
+    Args:
+        guest: The guest, proved to be one.
+        path: The monitor's UNIX socket, as the guest's process sees it; None for what its command line says.
+        timeout: Seconds that each step may take.
+
+    Returns:
+        What it tells; each thread is the process's own.
+
+    Raises:
+        GuestNotFound: The guest has ended.
+        QmpBusy: Somebody else is connected.
+        QmpError: There is no monitor, it is not that of the guest, or what it answers cannot be true.
+        Unsupported: qemu.qmp is not installed.
+    """
+    from kvmaff.guest.plainly import plainly  # noqa: PLC0415 - the same
+    from kvmaff.guest.qmp import read_qmp as read_monitor  # noqa: PLC0415 - the same
+
+    return plainly(lambda: read_monitor(guest, path=path, timeout=timeout))
 
 
 def plan(

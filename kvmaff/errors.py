@@ -23,6 +23,9 @@ __all__ = [
     "PlacementImpossible",
     "PlacementRefused",
     "PluginError",
+    "QmpBusy",
+    "QmpError",
+    "QmpRefused",
     "RequestError",
     "SpecError",
     "SpecMismatch",
@@ -211,6 +214,42 @@ class BindingFailed(KvmaffError, OSError):
     """
 
     report: Any
+
+
+class QmpError(KvmaffError, OSError):
+    """
+    A guest's QMP monitor cannot be reached, or does not answer as QEMU does.
+
+    Attributes:
+        pid: The guest's process.
+    """
+
+    pid: int
+
+
+class QmpBusy(QmpError):
+    """
+    A QMP monitor did not greet in time: it serves one client, and somebody else is that.
+
+    Attributes:
+        pid: The guest's process.
+    """
+
+
+class QmpRefused(QmpError):
+    """
+    QEMU answered that it does not do what it was asked.
+
+    Attributes:
+        pid: The guest's process.
+        command: The command.
+        kind: QEMU's class of error, such as ``GenericError`` or ``CommandNotFound``.
+        reason: QEMU's words.
+    """
+
+    command: str
+    kind: str
+    reason: str
 
 
 class MicrovmError(KvmaffError, RuntimeError):

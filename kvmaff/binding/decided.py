@@ -35,7 +35,7 @@ from kvmaff.kernel.scan import Proc
 from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
 from kvmaff.placement.request import HostRules, Pool
 
-__all__ = ["decided_text", "last_decided", "last_decision", "merged_text", "same_guest"]
+__all__ = ["decided_text", "last_decided", "last_decision", "lives", "merged_text", "same_guest"]
 
 _VERSION = 3
 
@@ -135,7 +135,7 @@ def merged_text(
     others = [
         guest
         for guest in (() if whole else before)
-        if (_lives(guest) and (guest.pid, guest.start) not in processes)
+        if (lives(guest) and (guest.pid, guest.start) not in processes)
         or (guest.pid is None and guest.spec.name not in names)
     ]
     merged = attrs.evolve(placement, guests=(*placement.guests, *others))
@@ -164,7 +164,16 @@ def same_guest(decided: GuestPlacement, guests: Sequence[Guest]) -> Guest | None
     return named[0] if len(named) == 1 else None
 
 
-def _lives(guest: GuestPlacement) -> bool:
+def lives(guest: GuestPlacement) -> bool:
+    """
+    Whether the process still runs for which something was decided.
+
+    Args:
+        guest: The decision for one guest.
+
+    Returns:
+        True for the very process, not for one that has its number since.
+    """
     if guest.pid is None:
         return False
     with Proc() as proc:

@@ -22,7 +22,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError, GuestNotVerified, RequestError, Unsupported
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest, GuestThread, Role, number_list
-from kvmaff.guest.vmm import QEMU, Vmm
+from kvmaff.guest.vmm import Vmm
 from kvmaff.host.reader import Host
 from kvmaff.kernel.scan import Proc
 from kvmaff.kernel.tasks import PF_KTHREAD, Tasks
@@ -276,7 +276,7 @@ def _rule(text: str) -> tuple[int, Callable[[GuestThread], bool]] | None:
         return 1, lambda thread: thread.role is _ROLE_KEYS[text]
     if text.startswith("io:") and text != "io:":
         name = text.removeprefix("io:")
-        return 2, lambda thread: thread.role is Role.IOTHREAD and QEMU.iothread_name(thread.name) == name
+        return 2, lambda thread: thread.role is Role.IOTHREAD and thread.iothread == name
     if _VCPUS.fullmatch(text):
         try:
             numbers = CpuSet.parse(text)
@@ -326,7 +326,7 @@ def _choose(guest: Guest, keys: Sequence[_Key], problems: list[str]) -> list[Wis
 def _nothing(guest: Guest, key: str) -> str:
     """Say what there is instead of what a key asked for."""
     if key.startswith("io"):
-        names = [QEMU.iothread_name(thread.name) or "" for thread in guest.by_role(Role.IOTHREAD)]
+        names = [thread.iothread or "" for thread in guest.by_role(Role.IOTHREAD)]
         have = f"its IOThreads: {', '.join(names)}" if names else "it has no named IOThread"
         hint = " (QEMU gives a thread no name when its IOThread's id is longer than 12 bytes)"
         return f"guest {guest.name} has no thread {key!r}; {have}{hint}"

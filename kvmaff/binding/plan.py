@@ -31,7 +31,7 @@ from kvmaff.placement.held import owned_cpus
 from kvmaff.placement.placement import GuestPlacement, Placement
 from kvmaff.placement.request import HostRules
 
-__all__ = ["Change", "Plan", "make_plan"]
+__all__ = ["Change", "Plan", "decided_for", "make_plan"]
 
 _ROUNDS = 16
 
@@ -273,7 +273,7 @@ def make_plan(
             problems.append(f"guest {guest.name} (pid {guest.pid}): {guest.doubt}")
             continue
         for thread in guest.threads:
-            to = _decided_for(decided, thread)
+            to = decided_for(decided, thread.role, thread.index)
             if to is None and thread.role is Role.VCPU:
                 homeless.append(
                     f"guest {guest.name}: vCPU {thread.index} (thread {thread.tid}) has no decided place"
@@ -297,13 +297,23 @@ def make_plan(
     )
 
 
-def _decided_for(decided: GuestPlacement, thread: GuestThread) -> CpuSet | None:
-    index = thread.index
-    if thread.role is Role.VCPU and index is None:
+def decided_for(decided: GuestPlacement, role: Role, index: int | None) -> CpuSet | None:
+    """
+    Where a thread belongs, also one of which nothing was said when it was decided.
+
+    Args:
+        decided: What was decided for its guest.
+        role: What it is for.
+        index: Which vCPU or IOThread it is; None for a vCPU thread that runs all.
+
+    Returns:
+        Its CPUs; None where no place was decided.
+    """
+    if role is Role.VCPU and index is None:
         index = 0  # one thread for all vCPUs
-    found = decided.cpus_of(thread.role, index)
-    if found is None and thread.role in (Role.IOTHREAD, Role.VHOST):
+    found = decided.cpus_of(role, index)
+    if found is None and role in (Role.IOTHREAD, Role.VHOST):
         return decided.cpus_of(Role.EMULATOR)  # one that was not there when it was decided
-    if found is None and thread.role is Role.VCPU and decided.spec.vcpu_policy is VcpuPolicy.SHARED:
+    if found is None and role is Role.VCPU and decided.spec.vcpu_policy is VcpuPolicy.SHARED:
         return decided.vcpu_cpus  # plugged in beyond what was said: it floats with the others
     return found

@@ -12,6 +12,7 @@ from kvmaff.cli.cpu import cpu
 from kvmaff.cli.demo import demo
 from kvmaff.cli.emit import emit
 from kvmaff.cli.guests import guests
+from kvmaff.cli.hotplug import hotplug
 from kvmaff.cli.pin import pin
 from kvmaff.cli.place import place
 from kvmaff.cli.plan import plan
@@ -48,6 +49,7 @@ for _command in (
     demo,
     emit,
     guests,
+    hotplug,
     pin,
     place,
     plan,

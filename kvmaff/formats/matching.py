@@ -217,10 +217,11 @@ def _indices(guest: Guest) -> list[int] | None:
 
 def _iothreads(guest: Guest, said: Sequence[str] | None) -> tuple[tuple[str, ...], str | None]:
     """Name a guest's IOThreads in order of their threads, and say what contradicts that."""
-    cut = [thread.name.removeprefix("IO ") for thread in guest.by_role(Role.IOTHREAD)]
+    known = [thread.iothread or "" for thread in guest.by_role(Role.IOTHREAD)]
+    cut = [_cut(name) for name in known]
     if said is None:
         names: list[str] = []
-        for name in cut:
+        for name in known:
             # two long names may be cut to the same one
             same = (f"{name}~{number}" for number in range(2, len(cut) + 2))
             names.append(next(each for each in (name, *same) if each not in names))

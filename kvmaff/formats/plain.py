@@ -7,7 +7,7 @@ These shapes are a contract: other programs read them. CPUs are cpulists, as eve
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -24,10 +24,14 @@ from kvmaff.host.threads import Thread
 from kvmaff.placement.explain import Explanation, RunnerUp
 from kvmaff.placement.placement import Placement, Unplaced
 
+if TYPE_CHECKING:
+    from kvmaff.binding.hotplug import HotplugReport
+
 __all__ = [
     "cpu_data",
     "grant_data",
     "guests_data",
+    "hotplug_data",
     "placement_data",
     "plan_data",
     "records_data",
@@ -129,8 +133,9 @@ def guests_data(guests: Iterable[Guest]) -> list[dict[str, Any]]:
         guests: The guests.
 
     Returns:
-        For each ``name, uuid, pid, start, vmm, kvm, verified, why, doubt`` and ``threads``, a list of
-        ``tid, role, index, name, mask, cpu, source``.
+        For each ``name, uuid, pid, start, vmm, kvm, verified, why, doubt,
+        unanswered`` and ``threads``, a list of
+        ``tid, role, index, name, mask, cpu, source, iothread``.
     """
     return [
         {
@@ -143,6 +148,7 @@ def guests_data(guests: Iterable[Guest]) -> list[dict[str, Any]]:
             "verified": guest.verified,
             "why": guest.why,
             "doubt": guest.doubt,
+            "unanswered": guest.unanswered,
             "threads": [
                 {
                     "tid": thread.tid,
@@ -152,6 +158,7 @@ def guests_data(guests: Iterable[Guest]) -> list[dict[str, Any]]:
                     "mask": _text(thread.mask),
                     "cpu": thread.cpu,
                     "source": thread.source,
+                    "iothread": thread.iothread,
                 }
                 for thread in guest.threads
             ],
@@ -270,6 +277,30 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         ],
         "absent": list(plan.absent),
         "homeless": list(plan.homeless),
+    }
+
+
+def hotplug_data(report: HotplugReport) -> dict[str, Any]:
+    """
+    Describe what was plugged in.
+
+    Args:
+        report: The report.
+
+    Returns:
+        ``ok, guest, pid, asked, plugged`` (a list of ``vcpu, tid, born, decided``), and ``bound`` as
+        :func:`report_data` has it.
+    """
+    return {
+        "ok": report.ok,
+        "guest": report.guest,
+        "pid": report.pid,
+        "asked": report.asked,
+        "plugged": [
+            {"vcpu": one.index, "tid": one.tid, "born": _text(one.born), "decided": _text(one.decided)}
+            for one in report.plugged
+        ],
+        "bound": report_data(report.bound),
     }
 
 

@@ -36,6 +36,8 @@ class Source(enum.StrEnum):
     """The kernel's flag of its workers."""
     NAME = "name"
     """The thread's name, which is a claim."""
+    QMP = "qmp"
+    """The VMM itself, over QMP."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +56,7 @@ class GuestThread:
         mask: The CPUs it may run on, or None where that could not be read.
         cpu: The CPU it ran on last, or None.
         source: Who says what it is for; None for the emulator's, which is what nobody claims.
+        iothread: An IOThread's id, cut to 12 bytes where it is known by the thread's name; None for what is none.
     """
 
     pid: int
@@ -66,6 +69,7 @@ class GuestThread:
     mask: CpuSet | None
     cpu: int | None
     source: Source | None = None
+    iothread: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +89,7 @@ class Guest:
         why: What proof is missing; None where it is verified.
         doubt: Why its roles are not certain, so that only all its threads can be named; None where they are.
         max_vcpus: How many vCPUs it may have, as its command line says; None where that does not say.
+        unanswered: Why its QMP monitor told nothing although it was asked; None where it was not, or told.
         threads: Its threads; vCPUs, emulator, IOThreads, vhost, others, each in order.
     """
 
@@ -100,6 +105,7 @@ class Guest:
     doubt: str | None
     threads: tuple[GuestThread, ...]
     max_vcpus: int | None = None
+    unanswered: str | None = None
 
     @property
     def vcpus(self) -> tuple[GuestThread, ...]:

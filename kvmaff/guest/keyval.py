@@ -1,9 +1,10 @@
 """
 Texts of the form ``8,sockets=2`` as QEMU reads them.
 
-QEMU has two grammars that look alike. This is the stricter, newer one (util/keyval.c), which ``-smp`` and ``-machine``
-have since 6.1: a key is a name, or names joined by dots; a comma in a value is doubled; the first value may stand
-without its key.
+QEMU has two grammars that look alike. The stricter, newer one (util/keyval.c) is that of ``-smp`` and ``-machine``
+since 6.1: a key is a name, or names joined by dots; a comma in a value is doubled; the first value may stand
+without its key. The older one (util/qemu-option.c), that of ``-chardev`` and ``-mon``, takes anything as a key; one
+without a value is ``on``, with ``no`` before it ``off``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 
 import attrs
 
-__all__ = ["KeyvalError", "Pair", "escaped", "pairs"]
+__all__ = ["KeyvalError", "Pair", "escaped", "loose_pairs", "pairs"]
 
 _PART = re.compile(r"(?:__[A-Za-z0-9.-]+_)?[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _NUMBER = re.compile("[0-9]+", re.ASCII)
@@ -88,6 +89,32 @@ def pairs(text: str, implied: str | None = None) -> Iterator[Pair]:
             value, at = _value(text, end + 1)
         implied = None
         yield Pair(key, value, start)
+
+
+def loose_pairs(text: str, implied: str | None = None) -> Iterator[tuple[str, str]]:
+    """
+    Take a text of the older grammar apart; every text is one.
+
+    Args:
+        text: The text.
+        implied: The key that the first value has where it stands alone.
+
+    Yields:
+        Each key and its value, in order, also those of one key; commas single again.
+    """
+    at = 0
+    while at < len(text):
+        end = _first(text, at, "=,")
+        if text[end : end + 1] == "=":
+            value, following = _value(text, end + 1)
+            yield text[at:end], value
+        elif implied is not None:
+            value, following = _value(text, at)
+            yield implied, value
+        else:
+            key, following = _value(text, at)
+            yield (key[2:], "off") if key.startswith("no") else (key, "on")
+        at, implied = following, None
 
 
 def escaped(value: str) -> str:

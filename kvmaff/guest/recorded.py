@@ -20,6 +20,7 @@ from kvmaff.errors import HostReadError
 from kvmaff.fields import Fields
 from kvmaff.guest.guest import Guest, GuestThread, Role, Source
 from kvmaff.guest.spec import MAX_VCPUS
+from kvmaff.guest.vmm import QEMU
 from kvmaff.host.pci import pci_address
 from kvmaff.host.tree import BIG, open_tree
 from kvmaff.kernel.text import printable
@@ -113,7 +114,10 @@ def _parsed(data: bytes, path: str) -> Recorded:
         items = top.items("guests")
         if len(items) > _MOST:
             raise ValueError(f"more than {_MOST} guests")
-        found = [_guest(Fields(_filled(item), f"guest {place}")) for place, item in enumerate(items)]
+        found = [
+            _guest(Fields(_filled(item, devices=[], unanswered=None), f"guest {place}"))
+            for place, item in enumerate(items)
+        ]
     except (ValueError, RecursionError) as error:
         raise HostReadError(f"{path}: {error}", path=path) from None
     return Recorded(
@@ -123,9 +127,15 @@ def _parsed(data: bytes, path: str) -> Recorded:
     )
 
 
-def _filled(item: object) -> object:
-    """Older captures do not tell a guest's devices."""
-    return {"devices": [], **item} if isinstance(item, dict) else item
+def _filled(item: object, **later: object) -> object:
+    """Older captures do not tell all of it."""
+    return {**later, **item} if isinstance(item, dict) else item
+
+
+def _iothread(fields: Fields, role: str, name: str) -> str | None:
+    if role != Role.IOTHREAD:
+        return None
+    return _maybe(fields.text_or_none("iothread")) or QEMU.iothread_name(name)
 
 
 def _guest(fields: Fields) -> tuple[Guest, Memory, Devices]:
@@ -143,10 +153,11 @@ def _guest(fields: Fields) -> tuple[Guest, Memory, Devices]:
         why=_maybe(fields.text_or_none("why")),
         doubt=_maybe(fields.text_or_none("doubt")),
         threads=tuple(
-            _thread(Fields(item, f"{fields.where}, thread {place}"), pid)
+            _thread(Fields(_filled(item, iothread=None), f"{fields.where}, thread {place}"), pid)
             for place, item in enumerate(fields.items("threads"))
         ),
         max_vcpus=None if most is None else min(most, MAX_VCPUS),
+        unanswered=_maybe(fields.text_or_none("unanswered")),
     )
     memory = []
     for pair in fields.items("memory"):
@@ -173,6 +184,7 @@ def _thread(fields: Fields, pid: int) -> GuestThread:
     source: Any = fields.value("source")
     if source is not None and source not in list(Source):
         raise ValueError(f"{fields.where}: 'source' is no source")
+    name = _text(fields.text("name"))
     return GuestThread(
         pid=pid,
         tid=fields.number("tid", least=1),
@@ -180,10 +192,11 @@ def _thread(fields: Fields, pid: int) -> GuestThread:
         start=fields.number("start"),
         role=Role(role),
         index=fields.number_or_none("index"),
-        name=_text(fields.text("name")),
+        name=name,
         mask=fields.cpus_or_none("mask"),
         cpu=fields.number_or_none("cpu"),
         source=None if source is None else Source(source),
+        iothread=_iothread(fields, role, name),
     )
 
 

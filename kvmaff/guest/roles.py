@@ -2,8 +2,9 @@
 Which thread of a guest is for what, and who says so.
 
 The kernel's own word first: debugfs names the thread of each vCPU that has run, and a flag tells its workers. Then
-names, which are claims. KVM's vcpu_id is no vCPU number (on x86 it is the APIC id, which leaves numbers out), but goes
-up with it: the number comes from the thread's name, else from the place among all.
+names, which are claims; and where a VMM's monitor was asked, its word, which must contradict neither. KVM's vcpu_id is
+no vCPU number (on x86 it is the APIC id, which leaves numbers out), but goes up with it: the number comes from the
+thread's name, else from the place among all.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ from collections.abc import Set as AbstractSet
 
 import attrs
 
+from kvmaff.guest.askmonitors import Said
 from kvmaff.guest.guest import Role, Source, number_list
 from kvmaff.guest.vmm import Vmm
 from kvmaff.kernel.tasks import PF_IO_WORKER, PF_USER_WORKER, Task
 
-__all__ = ["Told", "doubt_of", "roles_of"]
+__all__ = ["Told", "clash_of", "doubt_of", "roles_by_monitor", "roles_of"]
 
-_ADVICE = "start it with -name …,debug-threads=on, or (under KVM) ask as root, to whom debugfs tells them"
+_ADVICE = (
+    "start it with -name …,debug-threads=on or with -qmp unix:PATH,server=on,wait=off, or (under KVM) ask as root, to "
+    "whom debugfs tells them"
+)
+_SHOWN = 4
 
 
 @attrs.frozen(kw_only=True)
@@ -31,11 +37,13 @@ class Told:
         role: Its role.
         index: Which vCPU or IOThread it is, or None.
         source: Who says so; None for the emulator, which is what nobody claims.
+        iothread: An IOThread's id.
     """
 
     role: Role
     index: int | None = None
     source: Source | None = None
+    iothread: str | None = None
 
 
 def roles_of(vmm: Vmm, tasks: Sequence[Task], vcpus: Mapping[int, int] | None = None) -> list[Told]:
@@ -70,8 +78,8 @@ def roles_of(vmm: Vmm, tasks: Sequence[Task], vcpus: Mapping[int, int] | None = 
             told.append(Told(role=Role.VCPU, index=_number(number), source=Source.DEBUGFS))
         elif index is not None and not silent:
             told.append(Told(role=Role.VCPU, index=_number(index), source=Source.NAME))
-        elif vmm.iothread_name(task.name) is not None:
-            told.append(Told(role=Role.IOTHREAD, index=iothreads, source=Source.NAME))
+        elif (name := vmm.iothread_name(task.name)) is not None:
+            told.append(Told(role=Role.IOTHREAD, index=iothreads, source=Source.NAME, iothread=name))
             iothreads += 1
         else:
             told.append(Told(role=Role.EMULATOR))
@@ -122,6 +130,83 @@ def doubt_of(
         missing = sorted(set(range(len(ids))) - {index for index in indices if index is not None})[:lacking]
         return f"no thread is named as vCPU {number_list(missing)}, so it cannot be told from the emulator's; {_ADVICE}"
     return None
+
+
+def roles_by_monitor(tasks: Sequence[Task], said: Said) -> list[Told]:
+    """
+    What each thread of a process is for by its monitor's word; of its own workers the kernel's.
+
+    Args:
+        tasks: All its threads.
+        said: What the monitor said.
+
+    Returns:
+        For each thread its role, and its number where it has one; IOThreads are numbered in order of thread number.
+    """
+    number = {tid: index for index, tid in said.vcpus.items()}
+    single = len(number) < len(said.vcpus)
+    told: list[Told] = []
+    iothreads = 0
+    for task in tasks:
+        name = said.iothreads.get(task.tid)
+        if _worker(task):
+            role = Role.VHOST if task.name.startswith("vhost-") else Role.OTHER
+            told.append(Told(role=role, source=Source.KERNEL))
+        elif task.tid in number:
+            told.append(Told(role=Role.VCPU, index=None if single else number[task.tid], source=Source.QMP))
+        elif name is not None:
+            told.append(Told(role=Role.IOTHREAD, index=iothreads, source=Source.QMP, iothread=name))
+            iothreads += 1
+        else:
+            told.append(Told(role=Role.EMULATOR))
+    return told
+
+
+def clash_of(
+    tasks: Sequence[Task], told: Sequence[Told], vcpus: Mapping[int, int] | None, said: Said
+) -> str | None:
+    """
+    Say where a monitor contradicts names or the kernel.
+
+    Args:
+        tasks: All threads of the process.
+        told: What each is for without the monitor's word, as :func:`roles_of` has it.
+        vcpus: The kernel's list, as for :func:`roles_of`.
+        said: What the monitor said.
+
+    Returns:
+        Both words, for each thread of which they differ; None where they agree. A thread that only the monitor knows
+        is newer than the others.
+    """
+    number = {tid: index for index, tid in said.vcpus.items()}
+    single = len(number) < len(said.vcpus)
+    whole = bool(vcpus) and 0 not in (vcpus or {}).values()
+    wrong = []
+    for task, one in zip(tasks, told, strict=True):
+        if task.tid in number:
+            theirs = "a vCPU's" if single else f"vCPU {number[task.tid]}'s"
+        elif task.tid in said.iothreads:
+            theirs = f"IOThread {said.iothreads[task.tid]}'s"
+        else:
+            theirs = "no vCPU's"
+        by = one.source.value if one.source else "the kernel"
+        if one.role is Role.VCPU:
+            ours = "a vCPU's" if one.index is None else f"vCPU {one.index}'s"
+            if theirs == ours or (one.index is None and task.tid in number):
+                continue
+        elif one.role in (Role.VHOST, Role.OTHER):
+            ours = "a worker of the kernel's"
+            if theirs == "no vCPU's":
+                continue
+        elif one.role is Role.IOTHREAD and task.tid in number:
+            ours = f"IOThread {one.iothread}'s"
+        elif whole and task.tid in number:
+            ours, by = "no vCPU's", Source.DEBUGFS.value
+        else:
+            continue
+        wrong.append(f"thread {task.tid} is {ours} by {by}, {theirs} by QMP")
+    more = f", and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    return f"its sources disagree: {'; '.join(wrong[:_SHOWN])}{more}" if wrong else None
 
 
 def _against_kernel(

@@ -40,7 +40,16 @@ def running(
     ]
     threads = [
         GuestThread(
-            pid=pid, tid=pid + place, ino=1, start=1, role=role, index=index, name=comm, mask=None, cpu=None
+            pid=pid,
+            tid=pid + place,
+            ino=1,
+            start=1,
+            role=role,
+            index=index,
+            name=comm,
+            mask=None,
+            cpu=None,
+            iothread=comm.removeprefix("IO ") if role is Role.IOTHREAD else None,
         )
         for place, (role, index, comm) in enumerate(parts)
     ]

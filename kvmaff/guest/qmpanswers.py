@@ -1,0 +1,304 @@
+"""
+What a QMP monitor answers, checked field by field: it may be wrong, and a thread that it names is bound later.
+
+Rule: a thread belongs to the guest's process, now, by /proc; it is not the main thread, and no kernel worker is taken
+for one by whoever uses it. All that is wrong with an answer is told at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from kvmaff.errors import QmpError
+from kvmaff.guest.spec import MAX_VCPUS
+from kvmaff.kernel.text import printable
+
+__all__ = [
+    "MonitorIoThread",
+    "MonitorVcpu",
+    "Slot",
+    "iothreads_of",
+    "slots_of",
+    "stats_of",
+    "vcpus_of",
+]
+
+_DIMENSIONS = (
+    "drawer-id",
+    "book-id",
+    "socket-id",
+    "die-id",
+    "cluster-id",
+    "module-id",
+    "core-id",
+    "thread-id",
+)
+"""Of a vCPU's place, outermost first; ``node-id`` follows from the others (QEMU qapi/machine.json)."""
+_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", re.ASCII)
+_STAT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+_MOST_IOTHREADS = 1 << 12
+_SHOWN = 6
+
+
+@attrs.frozen(kw_only=True)
+class MonitorVcpu:
+    """
+    A vCPU by its monitor's word.
+
+    Attributes:
+        index: Its number.
+        tid: Its thread; under ``tcg,thread=single`` that of all.
+        path: Its object's path, which also its place has.
+    """
+
+    index: int
+    tid: int
+    path: str
+
+
+@attrs.frozen(kw_only=True)
+class MonitorIoThread:
+    """
+    An IOThread by its monitor's word.
+
+    Attributes:
+        name: Its id.
+        tid: Its thread.
+    """
+
+    name: str
+    tid: int
+
+
+@attrs.frozen(kw_only=True)
+class Slot:
+    """
+    A place for a vCPU.
+
+    Attributes:
+        index: The number that a vCPU there has.
+        type: The type of CPU that fits.
+        place: (dimension, number) pairs as ``device_add`` takes them, outermost first.
+        path: Its vCPU's object's path; None where it is free.
+    """
+
+    index: int
+    type: str
+    place: tuple[tuple[str, int], ...]
+    path: str | None
+
+
+def vcpus_of(answer: object, pid: int) -> tuple[MonitorVcpu, ...]:
+    """
+    Check an answer to ``query-cpus-fast``.
+
+    Args:
+        answer: The answer.
+        pid: The guest's process.
+
+    Returns:
+        The vCPUs in order of number.
+
+    Raises:
+        QmpError: It cannot be true; says all that is wrong.
+    """
+    wrong: list[str] = []
+    found: dict[int, MonitorVcpu] = {}
+    for where, item in _items(answer, "vCPU", MAX_VCPUS, wrong):
+        index = _number(item, "cpu-index", MAX_VCPUS - 1, where, wrong)
+        tid = _number(item, "thread-id", (1 << 31) - 1, where, wrong)
+        path = _text(item, "qom-path", where, wrong)
+        if index is None or tid is None or path is None:
+            continue
+        if index in found:
+            wrong.append(f"{where}: there are two vCPUs {index}")
+        found[index] = MonitorVcpu(index=index, tid=tid, path=path)
+    threads = {one.tid for one in found.values()}
+    if len(found) > len(threads) > 1:
+        wrong.append("some of its vCPUs share a thread and some do not")
+    if len({one.path for one in found.values()}) < len(found):
+        wrong.append("two of its vCPUs are one object")
+    if not found and not wrong:
+        wrong.append("it has no vCPU")
+    wrong += _foreign(pid, {f"vCPU {one.index}": one.tid for one in found.values()})
+    _refuse(pid, "query-cpus-fast", wrong)
+    return tuple(found[index] for index in sorted(found))
+
+
+def iothreads_of(answer: object, pid: int) -> tuple[MonitorIoThread, ...]:
+    """
+    Check an answer to ``query-iothreads``.
+
+    Args:
+        answer: The answer.
+        pid: The guest's process.
+
+    Returns:
+        The IOThreads in order of name.
+
+    Raises:
+        QmpError: It cannot be true; says all that is wrong.
+    """
+    wrong: list[str] = []
+    found: dict[str, MonitorIoThread] = {}
+    for where, item in _items(answer, "IOThread", _MOST_IOTHREADS, wrong):
+        name = _text(item, "id", where, wrong)
+        tid = _number(item, "thread-id", (1 << 31) - 1, where, wrong)
+        if name is None or tid is None:
+            continue
+        if name in found:
+            wrong.append(f"{where}: there are two IOThreads {name!r}")
+        found[name] = MonitorIoThread(name=name, tid=tid)
+    if len({one.tid for one in found.values()}) < len(found):
+        wrong.append("two of its IOThreads share a thread")
+    wrong += _foreign(pid, {f"IOThread {one.name!r}": one.tid for one in found.values()})
+    _refuse(pid, "query-iothreads", wrong)
+    return tuple(found[name] for name in sorted(found))
+
+
+def slots_of(answer: object, pid: int) -> tuple[Slot, ...]:
+    """
+    Check an answer to ``query-hotpluggable-cpus``.
+
+    Args:
+        answer: The answer.
+        pid: The guest's process.
+
+    Returns:
+        The places in order of topology, threads innermost: QEMU tells them the other way round.
+
+    Raises:
+        QmpError: It cannot be true, or several vCPUs are plugged at once there; says all that is wrong.
+    """
+    wrong: list[str] = []
+    found: dict[tuple[tuple[int, int], ...], Slot] = {}
+    for where, item in _items(answer, "place", MAX_VCPUS, wrong):
+        kind, props = item.get("type"), item.get("props")
+        path = _text(item, "qom-path", where, wrong) if "qom-path" in item else None
+        if not isinstance(kind, str) or not _TYPE.fullmatch(kind):
+            wrong.append(f"{where}: its type is none")
+            continue
+        if item.get("vcpus-count") != 1:
+            wrong.append(
+                f"{where}: not one vCPU is plugged there at once; such machines cannot be planned for"
+            )
+            continue
+        if not isinstance(props, dict) or not (props.keys() & set(_DIMENSIONS)):
+            wrong.append(f"{where}: it says no place")
+            continue
+        place = []
+        for rank, name in enumerate(_DIMENSIONS):
+            if name in props:
+                number = _number(props, name, MAX_VCPUS, where, wrong)
+                place.append((rank, number or 0))
+        if tuple(place) in found:
+            wrong.append(f"{where}: two are at one place")
+        pairs = tuple((_DIMENSIONS[rank], number) for rank, number in place)
+        found[tuple(place)] = Slot(index=0, type=kind, place=pairs, path=path)
+    if len({tuple(rank for rank, _ in place) for place in found}) > 1:
+        wrong.append("its places are told in different dimensions")
+    _refuse(pid, "query-hotpluggable-cpus", wrong)
+    return tuple(attrs.evolve(found[place], index=index) for index, place in enumerate(sorted(found)))
+
+
+def stats_of(
+    answer: object, pid: int, vcpus: Sequence[MonitorVcpu]
+) -> dict[int, dict[str, int | tuple[int, ...]]]:
+    """
+    Check an answer to ``query-stats`` for vCPUs.
+
+    Args:
+        answer: The answer.
+        pid: The guest's process.
+        vcpus: Its vCPUs.
+
+    Returns:
+        By vCPU, by name, a count or a histogram.
+
+    Raises:
+        QmpError: It cannot be true; says all that is wrong.
+    """
+    wrong: list[str] = []
+    number = {one.path: one.index for one in vcpus}
+    found: dict[int, dict[str, int | tuple[int, ...]]] = {}
+    for where, item in _items(answer, "entry", 16 * MAX_VCPUS, wrong):
+        path = item.get("qom-path")
+        index = number.get(path) if isinstance(path, str) else None
+        if index is None:
+            wrong.append(f"{where}: it is about no vCPU")
+            continue
+        counts = found.setdefault(index, {})
+        for place, stat in _items(item.get("stats"), f"{where}, count", 1024, wrong):
+            name, value = stat.get("name"), stat.get("value")
+            if not isinstance(name, str) or not _STAT.fullmatch(name):
+                wrong.append(f"{place}: its name is none")
+            elif isinstance(value, bool | int):
+                counts[name] = int(value)
+            elif isinstance(value, list) and len(value) <= 1024 and all(type(one) is int for one in value):
+                counts[name] = tuple(value)
+            else:
+                wrong.append(f"{place}: {name} is no count")
+    _refuse(pid, "query-stats", wrong)
+    return found
+
+
+def _items(answer: object, what: str, most: int, wrong: list[str]) -> Iterator[tuple[str, dict[str, object]]]:
+    """Each item of a list that is a mapping, with what to call it; only so many mistakes are looked for."""
+    if not isinstance(answer, list):
+        wrong.append(f"{what}: there is no list")
+        return
+    if len(answer) > most:
+        wrong.append(f"{what}: there are {len(answer)}, more than {most}")
+        return
+    for place, item in enumerate(answer):
+        if len(wrong) > _SHOWN:
+            return
+        if isinstance(item, dict):
+            yield f"{what} {place} of the list", item
+        else:
+            wrong.append(f"{what} {place} of the list is no mapping")
+
+
+def _number(item: dict[str, object], key: str, most: int, where: str, wrong: list[str]) -> int | None:
+    value = item.get(key)
+    if type(value) is not int or not 0 <= value <= most:
+        said = repr(value) if value is None or type(value) is int else "something else"
+        wrong.append(f"{where}: {key!r} is a number from 0 to {most}, not {said[:32]}")
+        return None
+    return value
+
+
+def _text(item: dict[str, object], key: str, where: str, wrong: list[str]) -> str | None:
+    value = item.get(key)
+    if not isinstance(value, str) or not value or len(value) > 512 or not value.isprintable():
+        wrong.append(f"{where}: {key!r} is no printable text of at most 512 characters")
+        return None
+    return value
+
+
+def _foreign(pid: int, threads: dict[str, int]) -> list[str]:
+    """Which threads are not the process's, or no such thread."""
+    try:
+        own = {int(name) for name in os.listdir(f"/proc/{pid}/task")}
+    except OSError:
+        return [f"process {pid} has ended"]
+    wrong = [
+        f"{what} is said to be thread {tid}, which is none of the process's"
+        for what, tid in threads.items()
+        if tid not in own
+    ]
+    main = [f"{what} is said to be the process's main thread" for what, tid in threads.items() if tid == pid]
+    return wrong + main
+
+
+def _refuse(pid: int, command: str, wrong: Sequence[str]) -> None:
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        told = printable("; ".join(wrong[:_SHOWN]).encode(errors="replace"), 4096)
+        raise QmpError(
+            f"pid {pid}: what its QMP monitor answers to {command} cannot be true: {told}{more}", pid=pid
+        )
