@@ -14,7 +14,6 @@ and the report says so.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 
 import attrs
@@ -25,9 +24,10 @@ from kvmaff.binding.plan import decided_for
 from kvmaff.binding.report import Report
 from kvmaff.binding.transaction import Transaction, Wish
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import BindingFailed, GuestNotVerified, KvmaffError, QmpError, RequestError, Unsupported
+from kvmaff.errors import GuestNotVerified, KvmaffError, QmpError, RequestError, Unsupported
 from kvmaff.guest.guest import Guest, Role, number_list
 from kvmaff.guest.monitor import TIMEOUT
+from kvmaff.guest.plainly import to_its_end
 from kvmaff.guest.qmp import Qmp, qmp_session
 from kvmaff.guest.qmpanswers import Slot
 from kvmaff.host.cgroup import Cgroups
@@ -151,16 +151,21 @@ async def hotplug(
             return await _unbound(qmp, guest, slots)
         places = _places(host, guest, decided, slots)
         command = f"hotplug {guest.name} {count}"
+        gave_up = None
         with journal.locked(make=True) as folder, Transaction(folder, command) as transaction:
             job = _Job(qmp, guest, transaction)
             try:
                 for slot, cpus in zip(slots, places, strict=True):
                     await job.plug(slot, cpus)
+            except asyncio.CancelledError as error:
+                gave_up = error  # what was begun has ended, and is not put back: its vCPU is there
             except KvmaffError as error:
                 if not job.plugged:
                     raise
                 return job.report(count, str(error))
-            return job.report(count)
+        if gave_up is not None:
+            raise gave_up
+        return job.report(count)
 
 
 class _Job:
@@ -171,14 +176,14 @@ class _Job:
         self._qmp = qmp
         self._guest = guest
         self._transaction = transaction
-        self._known = {thread.tid for thread in guest.threads}
+        self._known: set[int] = set()  # threads that were there before the vCPU on its way
 
     async def plug(self, slot: Slot, cpus: CpuSet) -> None:
         """Plug one in; what has begun is ended, also where the caller gives up meanwhile."""
         main, home = self._main()
         self._transaction.bind([_wish(main, Role.EMULATOR, None, self._seen, cpus)])
         try:
-            await _to_its_end(self._ask(slot, cpus))
+            await to_its_end(self._ask(slot, cpus))
         finally:
             self._back(main, home, cpus)
 
@@ -196,6 +201,7 @@ class _Job:
 
     def _main(self) -> tuple[Task, CpuSet]:
         tasks, masks = self._threads()
+        self._known = {task.tid for task in tasks}
         for task, mask in zip(tasks, masks, strict=True):
             if task.tid == self._guest.pid and task.start == self._guest.start and mask:
                 return task, mask
@@ -329,14 +335,3 @@ def _wish(task: Task, role: Role, index: int | None, seen: int, cpus: CpuSet) ->
         index=index,
         cpus=cpus,
     )
-
-
-async def _to_its_end(what: object) -> None:
-    """Await something that is not left half done: a caller who gives up waits for its end first."""
-    task = asyncio.ensure_future(what)  # type: ignore[call-overload]
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with contextlib.suppress(KvmaffError, BindingFailed):
-            await task
-        raise

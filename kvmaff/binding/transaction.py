@@ -201,7 +201,8 @@ class Transaction:
                 index=wish.index,
                 before=back,
                 asked=wish.cpus,
-                kept=mask == wish.cpus,
+                # one that was born with what is asked has it from us
+                kept=mask == wish.cpus and self._handed_on(wish, mask) is None,
             )
             for wish, back, mask in rows
         ]

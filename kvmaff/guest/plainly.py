@@ -1,13 +1,14 @@
-"""Asynchronous calls made plain: run to their end, with nothing left behind."""
+"""Asynchronous calls run to their end, with nothing left behind: from plain code, and where the caller gives up."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-__all__ = ["plainly"]
+__all__ = ["plainly", "to_its_end"]
 
 _LOOK_SECONDS = 0.05
 _T = TypeVar("_T")
@@ -24,6 +25,25 @@ def plainly(make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         What it returns. Where an event loop runs in this thread already, another thread runs it, and has ended then.
     """
     return _Aside(make).result() if _loop_runs() else asyncio.run(make())
+
+
+async def to_its_end(what: Coroutine[Any, Any, None]) -> None:
+    """
+    Await something that must not be left half done, and has limits of its own.
+
+    Args:
+        what: It.
+
+    Raises:
+        CancelledError: The caller gave up meanwhile; it has ended all the same.
+    """
+    task = asyncio.ensure_future(what)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):  # that the caller gave up is what is told
+            await task
+        raise
 
 
 def _loop_runs() -> bool:

@@ -24,6 +24,7 @@ from kvmaff.errors import KvmaffError, QmpBusy, QmpError, QmpRefused, Unsupporte
 from kvmaff.guest.commandline import command_line
 from kvmaff.guest.guest import Guest
 from kvmaff.guest.monitor import TIMEOUT, Monitor, monitors_said
+from kvmaff.guest.plainly import to_its_end
 from kvmaff.guest.qmpanswers import (
     MonitorIoThread,
     MonitorVcpu,
@@ -338,7 +339,7 @@ async def _connected(
         try:
             yield client
         finally:
-            await _leave(client, ours, timeout)
+            await to_its_end(_leave(client, ours, timeout))
 
 
 async def _reach(ours: socket.socket, pid: int, monitor: Monitor) -> None:

@@ -117,6 +117,11 @@ LIES: dict[str, Answers] = {
     "count": {"query-hotpluggable-cpus": lambda: [{**_slots(0)[0], "vcpus-count": 8}]},  # type: ignore[dict-item]
     "type": {"query-hotpluggable-cpus": lambda: [{**_slots(0)[0], "type": "a,b=c"}]},  # type: ignore[dict-item]
     "numbers": {"query-cpus-fast": lambda: list(reversed(_vcpus([*_own()[1:3]])))[:1]},
+    "swappedpaths": {
+        "query-cpus-fast": lambda: [
+            {"cpu-index": 1 - n, "thread-id": tid, "qom-path": f"/m/{n}"} for n, tid in enumerate(_own()[1:3])
+        ]
+    },
     "swapped": {"query-cpus-fast": lambda: _vcpus([*reversed(_own()[1:3])])},
 }
 
