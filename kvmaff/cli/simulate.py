@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from itertools import product
 from typing import Any
@@ -32,6 +30,7 @@ from kvmaff.placement.compare import Contestant, compare
 from kvmaff.placement.outcome import Comparison
 from kvmaff.placement.simulate import Terms
 from kvmaff.placement.strategy import options_of
+from kvmaff.placement.workers import Workers
 from kvmaff.placement.workload import Poisson, Workload
 from kvmaff.report.simulation import simulation_table
 from kvmaff.report.simulationplot import simulation_svg
@@ -209,14 +208,8 @@ def _compared(
         transient=True,
         disable=not sys.stderr.isatty(),
     )
-    # processes that start from nothing: what this one has open is not theirs
     some = min(jobs, len(contestants) * len(seeds), (os.cpu_count() or 1) * 4)
-    pool = (
-        ProcessPoolExecutor(some, mp_context=multiprocessing.get_context("spawn"))
-        if some > 1
-        else nullcontext()
-    )
-    with shown, pool as executor:
+    with shown, Workers(some) if some > 1 else nullcontext() as executor:
         bar = shown.add_task("", total=1.0)
         return compare(
             host,
