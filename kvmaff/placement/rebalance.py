@@ -18,6 +18,7 @@ from itertools import combinations
 
 import attrs
 
+from kvmaff.cpuset import CpuSet
 from kvmaff.placement.basis import Basis
 from kvmaff.placement.bound import admission
 from kvmaff.placement.exchange import Steps
@@ -26,7 +27,7 @@ from kvmaff.placement.order import Step, moved, steps
 from kvmaff.placement.placement import Placement, Score
 from kvmaff.placement.request import Demand, PlacementRequest
 from kvmaff.placement.search import Search
-from kvmaff.placement.taken import cost_of
+from kvmaff.placement.taken import Taken, cost_of
 from kvmaff.placement.verify import verify
 
 __all__ = ["CleanUp", "Gain", "rebalance"]
@@ -173,13 +174,13 @@ class _Cleaning:
 
     def _accept(self, search: Search, demands: Sequence[Demand], *, in_order: bool = True) -> bool:
         """Go on from a state, if it is better: for those that were moved, and for all together."""
-        costs = _costs(search)
         names = [one.spec.name for one in demands]
-        worths = [_worth(self._costs[name], costs[name]) for name in names]
+        worths = [_worth(self._costs[name], _cost(search, search.one(name))) for name in names]
         if not any(map(_better, worths)) or any(
             _better(tuple(-level for level in worth)) for worth in worths
         ):
             return False
+        costs = _costs_after(self._costs, self.search, search)
         if any(_better(_worth(costs[name], before)) for name, before in self._before.items()):
             return False  # somebody would have been moved to its loss
         if not _better(_worth_of_all(self._costs, costs)):
@@ -203,7 +204,7 @@ class _Cleaning:
             if not without.board.used.isdisjoint(demand.now.owned):
                 continue
             without.keep(demand)
-            costs = _costs(without)
+            costs = _costs_after(self._costs, self.search, without)
             if not _better(_worth_of_all(costs, self._costs)):
                 self._past.append((self.search, self._costs, dict(self._before)))
                 del self._before[name]
@@ -225,8 +226,7 @@ class _Cleaning:
         )
 
     def _order(self, demand: Demand, search: Search | None = None) -> tuple[int, ...]:
-        taken = (search or self.search).taken
-        return next(one.candidate.order for one in taken if one.demand is demand)
+        return (search or self.search).one(demand.spec.name).candidate.order
 
     def _able(self) -> Iterator[Demand]:
         """The guests that the budget still lets go, each once."""
@@ -263,12 +263,38 @@ class _Cleaning:
             yield first, second
 
 
+def _cost(search: Search, one: Taken) -> Score:
+    """What a guest's place costs beside the others."""
+    return cost_of(search.without(one.spec.name).board, search.objective, one)
+
+
 def _costs(search: Search) -> Costs:
+    return {one.spec.name: _cost(search, one) for one in search.taken if one.spec.pinned}
+
+
+def _costs_after(costs: Costs, before: Search, after: Search) -> Costs:
+    """
+    What the places cost in a state, worked out anew only for those near to whom somebody went or was.
+
+    Whom another one's vCPUs cost something has a node, an L3 group or a core in common with them; affinities alone
+    reach farther.
+    """
+    if after.board.affine:
+        return _costs(after)
+    board, there = after.board, {one.spec.name: one for one in before.taken}
+    gone = [(one, there[one.spec.name]) for one in after.taken if one is not there[one.spec.name]]
+    changed = board.cores_of(CpuSet.union_of(_all_of(one) for pair in gone for one in pair))
+    places = [*(node.cpus for node in board.nodes), *board.l3, *board.cores]
+    near = CpuSet.union_of(place for place in places if not place.isdisjoint(changed))
     return {
-        one.spec.name: cost_of(search.without(one.spec.name).board, search.objective, one)
-        for one in search.taken
+        one.spec.name: costs[one.spec.name] if near.isdisjoint(_all_of(one)) else _cost(after, one)
+        for one in after.taken
         if one.spec.pinned
     }
+
+
+def _all_of(one: Taken) -> CpuSet:
+    return one.owned | one.candidate.cpus | CpuSet(one.candidate.order) | CpuSet(one.candidate.extras)
 
 
 def _worth(before: Score, after: Score) -> tuple[int, ...]:

@@ -74,7 +74,7 @@ class Replan:
         if item is None:
             self.proved = False
             return False
-        done = [self._taken(name) for name in self._moved]
+        done = [self.search.one(name) for name in self._moved]
         ways = exchanges(
             counts,
             item,
@@ -116,7 +116,7 @@ class Replan:
         able = [one for one, item in counted if item is not None]
         if not able:
             return []
-        done = [self._taken(name) for name in self._moved]
+        done = [self.search.one(name) for name in self._moved]
         more = (
             min(moves.guests // _MANY - 1, _MOST_MORE) * request.steps
         )  # the more may move, the more there is to try
@@ -140,7 +140,7 @@ class Replan:
         admitted = [one for one in able if one.spec.name in places]
         if not admitted:
             return []
-        movers = [self._taken(name).demand for name in places if name in before]
+        movers = [self.search.one(name).demand for name in places if name in before]
         running = [one for one in movers if one.now is not None]
         others = [*admitted, *(one for one in movers if one.now is None)]
         others.sort(key=lambda one: -len(one.spec.pinned))
@@ -154,16 +154,13 @@ class Replan:
         self._done(found, running)
         return admitted
 
-    def _taken(self, name: str) -> Taken:
-        return next(one for one in self.search.taken if one.spec.name == name)
-
     # -- doing it
 
     def _carried_out(self, demand: Demand, exchange: Exchange) -> tuple[Search, list[Demand]] | None:
         """What counts say, one guest after the other, if it can be done; and who that runs is moved."""
         places = dict(exchange.places)
         inside = {name: self._cpus(nodes) for name, nodes in places.items()}
-        movers = [self._taken(name).demand for name in places if name != demand.spec.name]
+        movers = [self.search.one(name).demand for name in places if name != demand.spec.name]
         running = [one for one in movers if one.now is not None]
         others = [demand, *(one for one in movers if one.now is None)]
         others.sort(key=lambda one: -len(one.spec.pinned))
