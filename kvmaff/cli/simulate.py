@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from kvmaff.cli.common import console, json_errors, json_option, print_json, root_option
+from kvmaff.cli.common import console, json_errors, json_option, print_json, progress_on, root_option
 from kvmaff.cli.values import cpulist, memory, name_and_value
 from kvmaff.cpuset import CpuSet
 from kvmaff.deciding import DEFAULT_STRATEGY
@@ -199,14 +197,8 @@ def _made_up(host: Host, terms: Terms, said: dict[str, Any]) -> Poisson:
 def _compared(
     host: Host, contestants: list[Contestant], workload: Workload, seeds: range, terms: Terms, jobs: int
 ) -> Comparison:
-    shown = Progress(
-        TextColumn("simulating"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
+    shown = progress_on(
+        TextColumn("simulating"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn()
     )
     some = min(jobs, len(contestants) * len(seeds), (os.cpu_count() or 1) * 4)
     with shown, Workers(some) if some > 1 else nullcontext() as executor:

@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 import attrs
@@ -30,7 +30,7 @@ from kvmaff.placement.search import Search
 from kvmaff.placement.taken import Taken, cost_of
 from kvmaff.placement.verify import verify
 
-__all__ = ["CleanUp", "Gain", "rebalance"]
+__all__ = ["CleanUp", "Gain", "Progress", "rebalance"]
 
 _PAIR = 64
 """Steps that a pair costs."""
@@ -70,18 +70,25 @@ class CleanUp:
     left_alone: tuple[tuple[str, str], ...] = ()
 
 
-def rebalance(request: PlacementRequest, objective: Objective) -> CleanUp:
+Progress = Callable[[int, float], object]
+"""Is told how many guests are moved so far, and how much of the request's steps is used; it may end with few."""
+
+
+def rebalance(
+    request: PlacementRequest, objective: Objective, *, progress: Progress | None = None
+) -> CleanUp:
     """
     Move guests that gain by it, within the request's budget.
 
     Args:
         request: The host; every guest has a place that keeps the rules.
         objective: What is wanted of the places.
+        progress: Is told how far it is, often.
 
     Returns:
         What each that is moved gains, and in which order they can go; all others stay.
     """
-    cleaning = _Cleaning(request, objective)
+    cleaning = _Cleaning(request, objective, progress)
     while cleaning.alone() or cleaning.two():
         pass
     placement, order = cleaning.done()
@@ -93,8 +100,8 @@ Costs = dict[str, Score]
 
 
 class _Cleaning:
-    def __init__(self, request: PlacementRequest, objective: Objective) -> None:
-        self.request = request
+    def __init__(self, request: PlacementRequest, objective: Objective, progress: Progress | None) -> None:
+        self.request, self._progress = request, progress
         self.search = Search(request, objective)
         for demand in request.demands:
             self.search.keep(demand)
@@ -129,7 +136,7 @@ class _Cleaning:
         """Move guests that gain alone, who gains most first; whether there were any."""
         able = []
         for demand in self._able():
-            if not self._steps.take():
+            if not self._take(1):
                 break
             found = self._found(demand)
             if found is not None:
@@ -141,6 +148,17 @@ class _Cleaning:
             found = self._found(demand) if demand in tuple(self._able()) else None
             some |= found is not None and self._accept(found[1], [demand])
         return some
+
+    def _take(self, steps: int) -> bool:
+        """Take steps; whether there were as many left."""
+        self._steps.left -= steps
+        self._tell()
+        return not self._steps.ended
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            used = self.request.steps - max(self._steps.left, 0)
+            self._progress(len(self._before), used / max(self.request.steps, 1))
 
     def _found(self, demand: Demand) -> tuple[tuple[int, ...], Search] | None:
         """What a guest would gain elsewhere, level by level, and the state then; None where it would gain nothing."""
@@ -157,8 +175,7 @@ class _Cleaning:
     def two(self) -> bool:
         """Let two change places of which one gains; whether there were any."""
         for first, second in self._pairs():
-            self._steps.left -= _PAIR
-            if self._steps.ended:
+            if not self._take(_PAIR):
                 return False
             search = self.search.without(first.spec.name).without(second.spec.name)
             for one in (first, second):
@@ -191,6 +208,7 @@ class _Cleaning:
         for name in names:
             self._before[name] = self._costs[name]
         self.search, self._costs = search, costs
+        self._tell()
         return True
 
     def _stay(self) -> bool:

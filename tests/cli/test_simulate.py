@@ -154,6 +154,8 @@ def test_a_ctrl_c_with_several_jobs(machine: Path, number: signal.Signals, later
         (("--seeds", "0"), 2),
         (("--jobs", "0"), 2),
         (("--moves", "-1"), 2),
+        (("--seed", "-1"), 2),
+        (("--seed", "1.5"), 2),
         (("--csv", "/nonexistent/a.csv"), 2),
         (("--csv", "/nonexistent/a.csv", "--load", "1"), 2),
         (("--svg", "/nonexistent/a.svg"), 1),

@@ -186,6 +186,11 @@ def test_a_fragmented_host() -> None:
     assert 0 == sum(guest.score.distance for guest in placement.guests)
     assert all(gain.before.distance > gain.after.distance for gain in gains)
     assert [gain.guest for gain in gains] == [step.guest for step in steps(request, placement) or ()]
+    told: list[tuple[int, float]] = []
+    assert found == rebalance(request, NEAR, progress=lambda *how: told.append(how))
+    assert told == sorted(told)
+    assert told[-1][0] == 2
+    assert all(0 < used <= 1 for _, used in told)
     still = rebalance(attrs.evolve(request, moves=Moves()), NEAR)
     unmoved, nothing = still.placement, still.gains
     assert (2, ()) == (sum(len(guest.nodes) > 1 for guest in unmoved.guests), nothing)
