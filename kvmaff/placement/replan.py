@@ -48,12 +48,10 @@ class Replan:
 
     Attributes:
         search: The same with what was done.
-        proved: Whether nothing was passed over that would have admitted more.
     """
 
     def __init__(self, search: Search) -> None:
         self.search = search
-        self.proved = True
         self._moved: set[str] = set()
         self._steps = Steps(search.request.steps)
 
@@ -72,7 +70,6 @@ class Replan:
         moves = self.search.request.moves
         counts, item = count(self.search, demand, self._moved)
         if item is None:
-            self.proved = False
             return False
         done = [self.search.one(name) for name in self._moved]
         ways = exchanges(
@@ -92,7 +89,6 @@ class Replan:
             if able:
                 self._done(*min(able, key=lambda one: _cost(one[0], one[1], demand)))
                 return True
-        self.proved &= not self._steps.ended
         return False
 
     def pack(self, waiting: Sequence[Demand]) -> list[Demand]:
@@ -134,9 +130,8 @@ class Replan:
             else moves.memory_bytes - sum(one.demand.memory_bytes for one in done),
             seed=request.seed,
         )
-        self.proved &= packed.proved
         before = {item.name: item.at for item in counts.items}
-        places = {name: nodes for name, nodes in packed.places.items() if before.get(name) != nodes}
+        places = {name: nodes for name, nodes in packed.items() if before.get(name) != nodes}
         admitted = [one for one in able if one.spec.name in places]
         if not admitted:
             return []
