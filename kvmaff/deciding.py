@@ -18,7 +18,7 @@ from kvmaff.placement.choices import Choice
 from kvmaff.placement.choices import choices as all_choices
 from kvmaff.placement.moves import Goal, Moves
 from kvmaff.placement.placement import Placement, Unplaced
-from kvmaff.placement.rebalance import CleanUp
+from kvmaff.placement.rebalance import CleanUp, Progress
 from kvmaff.placement.request import HostRules
 
 __all__ = ["DEFAULT_STRATEGY", "choices", "default_policy", "place", "rebalance"]
@@ -164,6 +164,7 @@ def rebalance(
     rules: HostRules | None = None,
     plugins: PluginManager | None = None,
     state_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> CleanUp:
     """
     Find what guests that run would gain elsewhere; nothing is changed.
@@ -179,6 +180,7 @@ def rebalance(
         rules: CPUs that are reserved, CPU pools, over-commit ratios; None for those of the last decision.
         plugins: The plug-ins.
         state_dir: Where it was decided what the guests have.
+        progress: Is told how many guests are moved so far, and how much is used of the steps that it may take.
 
     Returns:
         What each that is moved gains, the order in which they could go, and who was left alone and why. Its placement
@@ -195,7 +197,7 @@ def rebalance(
     manager = plugins or PluginManager.load()
     budget = Moves(guests=len(guests)) if moves is None else moves
     asked = what_runs(host, guests, specs=specs, rules=rules, moves=budget, state_dir=state_dir)
-    found = manager.rebalance(asked.request, strategy, options)
+    found = manager.rebalance(asked.request, strategy, options, progress=progress)
     alone = (*asked.kept, *((one.name, "; ".join(one.reasons)) for one in asked.unable))
     return attrs.evolve(found, left_alone=alone)
 

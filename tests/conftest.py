@@ -30,6 +30,20 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+
+def at_most(examples: int) -> hypothesis.settings:
+    """
+    Have no more examples than so many, nor than the profile has: where each takes long and more prove no more.
+
+    Args:
+        examples: How many.
+
+    Returns:
+        What decorates the test.
+    """
+    return hypothesis.settings(max_examples=min(examples, hypothesis.settings.default.max_examples))
+
+
 # shells start what runs in the background with SIGINT ignored, and programs that tests start would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -22,6 +22,8 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise
         sys.exit("kvmaff: the command line needs click and rich: pip install 'kvmaff[cli]'")
+    except KeyboardInterrupt:
+        sys.exit("\nAborted!")  # as click says it from here on
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import click
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 
 from kvmaff.binding.journal import Journal
 from kvmaff.binding.report import Report
@@ -28,6 +29,7 @@ __all__ = [
     "json_errors",
     "json_option",
     "print_json",
+    "progress_on",
     "root_option",
     "say",
     "state_option",
@@ -129,6 +131,20 @@ def console() -> Console:
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, width=160, color_system=None)
+
+
+def progress_on(*columns: ProgressColumn) -> Progress:
+    """
+    Show how far something long is, while it lasts.
+
+    Args:
+        columns: What is shown.
+
+    Returns:
+        On standard error, and only where that is a terminal.
+    """
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
 
 
 @contextlib.contextmanager

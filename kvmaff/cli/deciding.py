@@ -14,7 +14,7 @@ from kvmaff.asking import placed_before
 from kvmaff.binding.decided import last_decision
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import root_option, say
-from kvmaff.cli.values import cpulist, memory, name_and_value
+from kvmaff.cli.values import cpulist, memory_or_none, name_and_value
 from kvmaff.cpuset import CpuSet
 from kvmaff.deciding import DEFAULT_STRATEGY, choices, default_policy, place
 from kvmaff.errors import PlacementImpossible, WrongUsage
@@ -50,9 +50,9 @@ budget_options = (
     ),
     click.option(
         "--max-moved-memory",
-        callback=memory,
+        callback=memory_or_none,
         metavar="SIZE",
-        help="With --max-moves: and so much memory together, as '64 GiB'.",
+        help="With --max-moves: and so much memory together, as '64 GiB'; 0: none that has any.",
     ),
 )
 """What else may be said of who may be moved."""

@@ -6,10 +6,20 @@ from typing import Any
 
 import attrs
 import click
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from kvmaff.api import plan as make_plan
 from kvmaff.binding.journal import Journal
-from kvmaff.cli.common import console, finish_binding, json_errors, json_option, print_json, say, state_option
+from kvmaff.cli.common import (
+    console,
+    finish_binding,
+    json_errors,
+    json_option,
+    print_json,
+    progress_on,
+    say,
+    state_option,
+)
 from kvmaff.cli.deciding import budget_options, strategy_options
 from kvmaff.deciding import DEFAULT_STRATEGY
 from kvmaff.deciding import rebalance as clean_up
@@ -80,16 +90,23 @@ def rebalance(
         host = read_host()
         running = find_guests(vmms=tuple(plugins.vmms().values()))
         most = len(running) if max_moves is None else max_moves
-        found = clean_up(
-            host,
-            running,
-            name,
-            moves=Moves(guests=most, vcpus=max_moved_vcpus, memory_bytes=max_moved_memory),
-            specs=[entry for file in spec_files for entry in read_file(file)[0]],
-            options=options,
-            plugins=plugins,
-            state_dir=journal.folder,
-        )
+        specs = [entry for file in spec_files for entry in read_file(file)[0]]
+        with progress_on(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as shown:
+            line = shown.add_task("looking who would gain")
+            found = clean_up(
+                host,
+                running,
+                name,
+                moves=Moves(guests=most, vcpus=max_moved_vcpus, memory_bytes=max_moved_memory),
+                specs=specs,
+                options=options,
+                plugins=plugins,
+                state_dir=journal.folder,
+                progress=lambda moved, used: shown.update(
+                    line,
+                    description=f"looking who would gain: {moved} so far, {used:.0%} of what is tried at most",
+                ),
+            )
     if do_it and found.gains:
         made = make_plan(host, found.placement, plugins=plugins, state_dir=journal.folder)
         if not as_json:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
-import sys
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from kvmaff.cli.common import console, json_errors, json_option, print_json, root_option
+from kvmaff.cli.common import console, json_errors, json_option, print_json, progress_on, root_option
 from kvmaff.cli.values import cpulist, memory, name_and_value
 from kvmaff.cpuset import CpuSet
 from kvmaff.deciding import DEFAULT_STRATEGY
@@ -32,6 +28,7 @@ from kvmaff.placement.compare import Contestant, compare
 from kvmaff.placement.outcome import Comparison
 from kvmaff.placement.simulate import Terms
 from kvmaff.placement.strategy import options_of
+from kvmaff.placement.workers import Workers
 from kvmaff.placement.workload import Poisson, Workload
 from kvmaff.report.simulation import simulation_table
 from kvmaff.report.simulationplot import simulation_svg
@@ -200,23 +197,11 @@ def _made_up(host: Host, terms: Terms, said: dict[str, Any]) -> Poisson:
 def _compared(
     host: Host, contestants: list[Contestant], workload: Workload, seeds: range, terms: Terms, jobs: int
 ) -> Comparison:
-    shown = Progress(
-        TextColumn("simulating"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
+    shown = progress_on(
+        TextColumn("simulating"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn()
     )
-    # processes that start from nothing: what this one has open is not theirs
     some = min(jobs, len(contestants) * len(seeds), (os.cpu_count() or 1) * 4)
-    pool = (
-        ProcessPoolExecutor(some, mp_context=multiprocessing.get_context("spawn"))
-        if some > 1
-        else nullcontext()
-    )
-    with shown, pool as executor:
+    with shown, Workers(some) if some > 1 else nullcontext() as executor:
         bar = shown.add_task("", total=1.0)
         return compare(
             host,

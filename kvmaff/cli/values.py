@@ -10,7 +10,7 @@ from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError
 from kvmaff.formats.amounts import memory_bytes
 
-__all__ = ["cpulist", "memory", "name_and_value", "qemu_version", "standard_input"]
+__all__ = ["cpulist", "memory", "memory_or_none", "name_and_value", "qemu_version", "standard_input"]
 
 
 def name_and_value(
@@ -98,10 +98,34 @@ def memory(_context: click.Context, _parameter: click.Parameter, value: str | No
     Raises:
         BadParameter: It is none, or its unit means different things to different people.
     """
+    return _memory(value, least=1)
+
+
+def memory_or_none(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """
+    Read an amount of memory that may be 0.
+
+    Args:
+        _context: click's.
+        _parameter: The option.
+        value: What was written; None where nothing was.
+
+    Returns:
+        Bytes, or None.
+
+    Raises:
+        BadParameter: It is none, or its unit means different things to different people.
+    """
+    return _memory(value, least=0)
+
+
+def _memory(value: str | None, *, least: int) -> int | None:
     if value is None:
         return None
     try:
-        return memory_bytes(int(value) if value.isascii() and value.isdigit() else value)
+        # what is too long for a number is no amount either, and int() would refuse some of it
+        plain = value.isascii() and value.isdigit() and len(value) < 20
+        return memory_bytes(int(value) if plain else value, least=least)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

@@ -18,12 +18,13 @@ _UNITS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _MEMORY = re.compile(r"([0-9]{1,19})[ ]?([A-Za-z]*)")
 
 
-def memory_bytes(value: object) -> int:
+def memory_bytes(value: object, *, least: int = 1) -> int:
     """
     Check an amount of memory.
 
     Args:
         value: A number of bytes, or a text with a unit: ``8 GiB``.
+        least: The least that it may be; 0 where none at all is an answer, too.
 
     Returns:
         Bytes.
@@ -48,8 +49,10 @@ def memory_bytes(value: object) -> int:
         amount = 0 if isinstance(value, bool) or not isinstance(value, int) else value
         if value is not amount:
             raise ValueError(said)
-    if not 1 <= amount <= MAX_MEMORY:
-        raise ValueError(f"is from 1 byte to {MAX_MEMORY}, not {shown(value)}")
+    if not least <= amount <= MAX_MEMORY:
+        raise ValueError(
+            f"is from {least} byte{'' if least == 1 else 's'} to {MAX_MEMORY}, not {shown(value)}"
+        )
     return amount
 
 

@@ -22,7 +22,7 @@ from kvmaff.host.topology import Topology
 from kvmaff.placement.basis import Basis
 from kvmaff.placement.moves import Moves
 from kvmaff.placement.placement import Placement, Unplaced
-from kvmaff.placement.rebalance import CleanUp, rebalance
+from kvmaff.placement.rebalance import CleanUp, Progress, rebalance
 from kvmaff.placement.request import PlacementRequest
 from kvmaff.placement.strategy import Strategy
 from kvmaff.placement.verify import Violation, verify
@@ -95,7 +95,11 @@ def decide(
 
 
 def clean_up(
-    panel: Panel, request: PlacementRequest, name: str, options: Mapping[str, object] | None
+    panel: Panel,
+    request: PlacementRequest,
+    name: str,
+    options: Mapping[str, object] | None,
+    progress: Progress | None = None,
 ) -> CleanUp:
     """
     Find what guests would gain; see :meth:`kvmaff.hooks.manager.PluginManager.rebalance`.
@@ -105,6 +109,7 @@ def clean_up(
         request: The host, and guests that all have a place.
         name: The strategy's name.
         options: Its options, or None.
+        progress: Is told how far it is.
 
     Returns:
         Who gains what.
@@ -123,7 +128,8 @@ def clean_up(
                 f"strategy '{clean(name, 60)}' does not tell what it wants: nobody can say what guests would gain"
             ]
         )
-    found = rebalance(attrs.evolve(now.basis.request, moves=request.moves), now.basis.objective)
+    asked = attrs.evolve(now.basis.request, moves=request.moves)
+    found = rebalance(asked, now.basis.objective, progress=progress)
     assert found.placement.basis is not None
     asked = found.placement.basis.request
     violations = verify(asked, found.placement) or panel.check_placement(asked, found.placement)

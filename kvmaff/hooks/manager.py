@@ -34,7 +34,7 @@ from kvmaff.hooks.offers import Offer, gather
 from kvmaff.hooks.plugin import Plugin, PluginInfo, enlist
 from kvmaff.host.topology import Topology
 from kvmaff.placement.placement import Placement
-from kvmaff.placement.rebalance import CleanUp
+from kvmaff.placement.rebalance import CleanUp, Progress
 from kvmaff.placement.request import PlacementRequest
 from kvmaff.placement.strategy import Strategy
 from kvmaff.placement.verify import Violation
@@ -302,7 +302,12 @@ class PluginManager:
         return decide(self, request, strategy, options)
 
     def rebalance(
-        self, request: PlacementRequest, strategy: str, options: Mapping[str, object] | None = None
+        self,
+        request: PlacementRequest,
+        strategy: str,
+        options: Mapping[str, object] | None = None,
+        *,
+        progress: Progress | None = None,
     ) -> CleanUp:
         """
         Find what guests would gain elsewhere by a strategy's levels.
@@ -311,6 +316,7 @@ class PluginManager:
             request: The host; every guest has a place that keeps the rules. Its budget says how many may be moved.
             strategy: The strategy's name.
             options: Its options by name.
+            progress: Is told how far it is.
 
         Returns:
             Who gains what, and in which order they could go.
@@ -320,7 +326,7 @@ class PluginManager:
             PlacementRefused: An answer breaks a rule, or a plug-in objects.
             PluginError: A plug-in failed or gave something else than it was asked for.
         """
-        return clean_up(self, request, strategy, options)
+        return clean_up(self, request, strategy, options, progress)
 
     def suspects(self) -> str:
         """

@@ -2,13 +2,12 @@
 The host while guests are being placed: who owns which PU, and how loaded each is.
 
 Loads count in thousandths of a vCPU a PU. CPUs count as sets; nothing here depends on how they are numbered. What only
-some guests need (a load for each CPU, cores by node) is worked out when it is first asked for.
+some guests need (a load for each CPU) is worked out when it is first asked for.
 """
 
 from __future__ import annotations
 
 import copy
-from array import array
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -17,7 +16,8 @@ import attrs
 from kvmaff.cpuset import CpuSet
 from kvmaff.guest.spec import GuestSpec
 from kvmaff.host.columns import far_apart
-from kvmaff.placement.fit import MOST_APART, HostCores, NodeCores
+from kvmaff.placement.fit import HostCores, NodeCores
+from kvmaff.placement.machine import PARTS, Machine
 from kvmaff.placement.request import Demand, PlacementRequest
 
 __all__ = ["ENDLESS", "MOST_CELLS", "PARTS", "WHOLE", "Board", "User"]
@@ -26,8 +26,6 @@ MOST_CELLS = 256
 """NUMA cells of a guest that it knows."""
 WHOLE = 1000
 """The load of one vCPU on a PU of its own."""
-PARTS = 100
-"""Distances to what a guest has already count in so many parts of the firmware's unit."""
 ENDLESS = 1 << 62
 """More memory than any node has."""
 
@@ -68,6 +66,7 @@ class Board:
         self.online = topology.online
         self.isolated = request.host.isolation.unbalanced & topology.online
         self.columns = request.host.columns
+        self._machine = Machine(request.host)  # the same one for all boards that are made of this one
         self.nodes = self.columns.nodes
         self.numbers = [node.number for node in self.nodes]
         self.l3 = self.columns.l3
@@ -86,41 +85,30 @@ class Board:
 
     # -- what the machine is
 
-    @cached_property
+    @property
     def cores(self) -> tuple[CpuSet, ...]:
         """All cores; a CPU of which the host tells none is one of its own."""
-        told = self.request.host.topology.cores
-        return (*told, *(CpuSet([cpu]) for cpu in self.online - CpuSet.union_of(told)))
+        return self._machine.cores
 
-    @cached_property
+    @property
     def shape(self) -> dict[int, NodeCores]:
         """The cores of each node, by its number."""
-        by_first = {core.bits & -core.bits: core for core in self.cores}
-        firsts = CpuSet.from_bits(sum(by_first))
-        return {
-            node.number: NodeCores.of([by_first[1 << cpu] for cpu in node.cpus & firsts], self.l3)
-            for node in self.nodes
-        }
+        return self._machine.shape
 
-    @cached_property
+    @property
     def alone(self) -> dict[int, HostCores]:
         """Each node as if it were the host."""
-        return {number: HostCores.of([shape], [[0]]) for number, shape in self.shape.items()}
+        return self._machine.alone
 
-    @cached_property
+    @property
     def together(self) -> HostCores:
         """All nodes and how far they are apart, for the search over them; only where there are not too many."""
-        layout = self.columns.layout
-        assert layout is not None
-        return HostCores(layout=layout, distance=self.columns.distance)
+        return self._machine.together
 
-    @cached_property
+    @property
     def together_finely(self) -> HostCores:
         """The same with distances in parts of the firmware's unit, as far as the search takes such numbers."""
-        layout = self.columns.layout
-        assert layout is not None
-        scaled = array("q", [min(PARTS * far, MOST_APART) for far in self._far])
-        return HostCores(layout=layout, distance=scaled.tobytes())
+        return self._machine.together_finely
 
     @cached_property
     def _places(self) -> dict[int, int]:
@@ -164,14 +152,10 @@ class Board:
             return 0
         places = self._places
         if one in places and other in places:
-            return self._far[places[one] * len(places) + places[other]]
+            return self._machine.far[places[one] * len(places) + places[other]]
         told = {node.number: node.distances for node in self.request.host.topology.nodes}
         pair = far_apart([one, other], [told.get(one, ()), told.get(other, ())])
         return memoryview(pair).cast("q")[1]
-
-    @cached_property
-    def _far(self) -> memoryview:
-        return memoryview(self.columns.distance).cast("q")
 
     def near(self, demand: Demand) -> list[int]:
         """
@@ -316,8 +300,7 @@ class Board:
         Returns:
             Thousandths of a vCPU.
         """
-        load = self.load
-        return sum(load[cpu] for cpu in cpus)
+        return sum(map(self.load.__getitem__, cpus))
 
     def room(self, pool: CpuSet, ceiling: int) -> CpuSet:
         """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor, Future
+from queue import Empty, SimpleQueue
 
 import attrs
 
@@ -12,13 +13,15 @@ from kvmaff.errors import RequestError
 from kvmaff.host.reader import Host
 from kvmaff.placement.outcome import Comparison, Outcome
 from kvmaff.placement.simulate import Decide, Step, Terms, simulate
+from kvmaff.placement.workers import Part, Workers
 from kvmaff.placement.workload import Workload
 
 __all__ = ["Contestant", "Progress", "compare"]
 
 Progress = Callable[[float, int], object]
-"""Is told how many runs are done, with a part of the one at hand, and how many there are."""
+"""Is told how many runs are done, with parts of those at hand, and how many there are."""
 _OFTEN = 20  # arrivals from one progress to the next
+_LOOK = 0.1  # seconds from one look at how far others are to the next
 
 
 @attrs.frozen(kw_only=True)
@@ -92,8 +95,9 @@ def compare(
         workload: Who comes.
         seeds: What chance depends on, a run each.
         terms: What is asked for all guests; None for the defaults.
-        executor: Where the runs go, any number of them at once; None for this process, one after the other.
-        progress: Is told how far it is.
+        executor: Where the runs go, any number of them at once; None for this process, one after the other. What is
+            raised ends :class:`kvmaff.placement.workers.Workers` at once; in any other executor what has begun goes on.
+        progress: Is told how far it is: here and in Workers also within runs, in any other executor after each.
 
     Returns:
         All outcomes, in the order of the arguments whatever ends first.
@@ -137,13 +141,38 @@ def _here(runs: Sequence[_Run], progress: Progress | None) -> Iterator[Outcome]:
 
 
 def _there(runs: Sequence[_Run], executor: Executor, progress: Progress | None) -> list[Outcome]:
-    futures: list[Future[Outcome]] = [executor.submit(run) for run in runs]
+    own = executor if isinstance(executor, Workers) else None
+    within = own if progress is not None else None
+    futures: list[Future[Outcome]] = []
+    ended: SimpleQueue[Future[Outcome]] = SimpleQueue()
+    done, before = 0, within.parts if within else 0.0
     try:
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()  # what one raises need not wait for the others
+        for run in runs:
+            futures.append(executor.submit(_told, run) if within else executor.submit(run))
+            futures[-1].add_done_callback(ended.put)
+        while done < len(runs):
+            try:
+                future = ended.get(timeout=_LOOK if within else None)
+            except Empty:
+                pass
+            else:
+                future.result()  # what one raises need not wait for the others
+                done += 1
             if progress is not None:
-                progress(done, len(runs))
-    finally:
-        for future in futures:
-            future.cancel()
+                progress(min(max(done, within.parts - before if within else 0), len(runs)), len(runs))
+    except BaseException:
+        if own:
+            own.end()  # a run that has begun cannot be cancelled
+        else:
+            for future in futures:
+                future.cancel()
+        raise
     return [future.result() for future in futures]
+
+
+def _told(run: _Run) -> Outcome:
+    """Run it in a worker, and tell how far it is."""
+    part = Part()
+    found = run(part)
+    part(1.0)
+    return found

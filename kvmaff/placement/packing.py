@@ -22,7 +22,7 @@ import attrs
 from kvmaff.placement.exchange import Counts, Item, Steps
 from kvmaff.placement.future import accept
 
-__all__ = ["Packed", "pack"]
+__all__ = ["pack"]
 
 _AT_ONCE = 12
 """So many guests are packed at once."""
@@ -37,20 +37,6 @@ _accept = cache(accept)
 _Rank = tuple[int, int, int, int]
 
 
-@attrs.frozen(kw_only=True)
-class Packed:
-    """
-    What came out.
-
-    Attributes:
-        places: For each guest that has a place the nodes of its parts.
-        proved: Whether nothing admits more within the budget, of all guests that may be moved.
-    """
-
-    places: Mapping[str, tuple[int, ...]]
-    proved: bool
-
-
 def pack(
     counts: Counts,
     waiting: Sequence[Item],
@@ -62,7 +48,7 @@ def pack(
     vcpus: int | None,
     memory_bytes: int | None,
     seed: int,
-) -> Packed:
+) -> dict[str, tuple[int, ...]]:
     """
     Look for a packing that admits more.
 
@@ -78,14 +64,14 @@ def pack(
         seed: Where to begin.
 
     Returns:
-        The best that was found, which may be what there is.
+        For each guest that has a place the nodes of its parts: the best that was found, which may be what there is.
     """
     state = _State(counts, waiting, worth, sunk, (guests, vcpus, memory_bytes))
     nodes = range(len(counts.free))
     movable = [item for item in counts.items if not item.fixed and item.at]
     if len(movable) + len(waiting) <= _AT_ONCE and len(movable) == len(counts.items):
-        proved = state.improve(frozenset(nodes), steps, most=steps.left)
-        return Packed(places=dict(state.at), proved=proved and not steps.ended)
+        state.improve(frozenset(nodes), steps, most=steps.left)
+        return state.at
     random = Random(seed)  # noqa: S311 - no secret: the same seed, the same answer
     _rounds(state, random, steps, gather=False)
     for _ in range(_GATHERINGS):
@@ -97,7 +83,7 @@ def pack(
             _rounds(state, random, steps, gather=False)
         if state.rank() <= before:
             state.restore(kept)
-    return Packed(places=dict(state.at), proved=False)
+    return state.at
 
 
 def _rounds(state: _State, random: Random, steps: Steps, *, gather: bool) -> None:
@@ -234,8 +220,8 @@ class _State:
             and (memory is None or sums.memory_bytes <= memory)
         )
 
-    def improve(self, some: frozenset[int], steps: Steps, *, most: int, gather: bool = False) -> bool:
-        """Pack some nodes anew; whether everything was looked at."""
+    def improve(self, some: frozenset[int], steps: Steps, *, most: int, gather: bool = False) -> None:
+        """Pack some nodes anew, as far as there are steps."""
         inside = {name: nodes for name, nodes in self.at.items() if some.issuperset(nodes)}
         outside = {name: nodes for name, nodes in self.at.items() if name not in inside}
         waiting = self.refused()
@@ -255,7 +241,6 @@ class _State:
         self.at = {**outside, **best.places}
         for name, nodes in best.places.items():
             self._take(self.items[name], nodes, 1)
-        return not inner.ended
 
     def _assign(self, task: _Task, place: int, chosen: dict[str, tuple[int, ...]], admitted: int) -> None:
         if not task.steps.take():

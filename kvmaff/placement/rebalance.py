@@ -13,11 +13,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 import attrs
 
+from kvmaff.cpuset import CpuSet
 from kvmaff.placement.basis import Basis
 from kvmaff.placement.bound import admission
 from kvmaff.placement.exchange import Steps
@@ -26,10 +27,10 @@ from kvmaff.placement.order import Step, moved, steps
 from kvmaff.placement.placement import Placement, Score
 from kvmaff.placement.request import Demand, PlacementRequest
 from kvmaff.placement.search import Search
-from kvmaff.placement.taken import cost_of
+from kvmaff.placement.taken import Taken, cost_of
 from kvmaff.placement.verify import verify
 
-__all__ = ["CleanUp", "Gain", "rebalance"]
+__all__ = ["CleanUp", "Gain", "Progress", "rebalance"]
 
 _PAIR = 64
 """Steps that a pair costs."""
@@ -69,18 +70,25 @@ class CleanUp:
     left_alone: tuple[tuple[str, str], ...] = ()
 
 
-def rebalance(request: PlacementRequest, objective: Objective) -> CleanUp:
+Progress = Callable[[int, float], object]
+"""Is told how many guests are moved so far, and how much of the request's steps is used; it may end with few."""
+
+
+def rebalance(
+    request: PlacementRequest, objective: Objective, *, progress: Progress | None = None
+) -> CleanUp:
     """
     Move guests that gain by it, within the request's budget.
 
     Args:
         request: The host; every guest has a place that keeps the rules.
         objective: What is wanted of the places.
+        progress: Is told how far it is, often.
 
     Returns:
         What each that is moved gains, and in which order they can go; all others stay.
     """
-    cleaning = _Cleaning(request, objective)
+    cleaning = _Cleaning(request, objective, progress)
     while cleaning.alone() or cleaning.two():
         pass
     placement, order = cleaning.done()
@@ -92,8 +100,8 @@ Costs = dict[str, Score]
 
 
 class _Cleaning:
-    def __init__(self, request: PlacementRequest, objective: Objective) -> None:
-        self.request = request
+    def __init__(self, request: PlacementRequest, objective: Objective, progress: Progress | None) -> None:
+        self.request, self._progress = request, progress
         self.search = Search(request, objective)
         for demand in request.demands:
             self.search.keep(demand)
@@ -128,7 +136,7 @@ class _Cleaning:
         """Move guests that gain alone, who gains most first; whether there were any."""
         able = []
         for demand in self._able():
-            if not self._steps.take():
+            if not self._take(1):
                 break
             found = self._found(demand)
             if found is not None:
@@ -140,6 +148,17 @@ class _Cleaning:
             found = self._found(demand) if demand in tuple(self._able()) else None
             some |= found is not None and self._accept(found[1], [demand])
         return some
+
+    def _take(self, steps: int) -> bool:
+        """Take steps; whether there were as many left."""
+        self._steps.left -= steps
+        self._tell()
+        return not self._steps.ended
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            used = self.request.steps - max(self._steps.left, 0)
+            self._progress(len(self._before), used / max(self.request.steps, 1))
 
     def _found(self, demand: Demand) -> tuple[tuple[int, ...], Search] | None:
         """What a guest would gain elsewhere, level by level, and the state then; None where it would gain nothing."""
@@ -156,8 +175,7 @@ class _Cleaning:
     def two(self) -> bool:
         """Let two change places of which one gains; whether there were any."""
         for first, second in self._pairs():
-            self._steps.left -= _PAIR
-            if self._steps.ended:
+            if not self._take(_PAIR):
                 return False
             search = self.search.without(first.spec.name).without(second.spec.name)
             for one in (first, second):
@@ -173,13 +191,13 @@ class _Cleaning:
 
     def _accept(self, search: Search, demands: Sequence[Demand], *, in_order: bool = True) -> bool:
         """Go on from a state, if it is better: for those that were moved, and for all together."""
-        costs = _costs(search)
         names = [one.spec.name for one in demands]
-        worths = [_worth(self._costs[name], costs[name]) for name in names]
+        worths = [_worth(self._costs[name], _cost(search, search.one(name))) for name in names]
         if not any(map(_better, worths)) or any(
             _better(tuple(-level for level in worth)) for worth in worths
         ):
             return False
+        costs = _costs_after(self._costs, self.search, search)
         if any(_better(_worth(costs[name], before)) for name, before in self._before.items()):
             return False  # somebody would have been moved to its loss
         if not _better(_worth_of_all(self._costs, costs)):
@@ -190,6 +208,7 @@ class _Cleaning:
         for name in names:
             self._before[name] = self._costs[name]
         self.search, self._costs = search, costs
+        self._tell()
         return True
 
     def _stay(self) -> bool:
@@ -203,7 +222,7 @@ class _Cleaning:
             if not without.board.used.isdisjoint(demand.now.owned):
                 continue
             without.keep(demand)
-            costs = _costs(without)
+            costs = _costs_after(self._costs, self.search, without)
             if not _better(_worth_of_all(costs, self._costs)):
                 self._past.append((self.search, self._costs, dict(self._before)))
                 del self._before[name]
@@ -225,8 +244,7 @@ class _Cleaning:
         )
 
     def _order(self, demand: Demand, search: Search | None = None) -> tuple[int, ...]:
-        taken = (search or self.search).taken
-        return next(one.candidate.order for one in taken if one.demand is demand)
+        return (search or self.search).one(demand.spec.name).candidate.order
 
     def _able(self) -> Iterator[Demand]:
         """The guests that the budget still lets go, each once."""
@@ -263,12 +281,38 @@ class _Cleaning:
             yield first, second
 
 
+def _cost(search: Search, one: Taken) -> Score:
+    """What a guest's place costs beside the others."""
+    return cost_of(search.without(one.spec.name).board, search.objective, one)
+
+
 def _costs(search: Search) -> Costs:
+    return {one.spec.name: _cost(search, one) for one in search.taken if one.spec.pinned}
+
+
+def _costs_after(costs: Costs, before: Search, after: Search) -> Costs:
+    """
+    What the places cost in a state, worked out anew only for those near to whom somebody went or was.
+
+    Whom another one's vCPUs cost something has a node, an L3 group or a core in common with them; affinities alone
+    reach farther.
+    """
+    if after.board.affine:
+        return _costs(after)
+    board, there = after.board, {one.spec.name: one for one in before.taken}
+    gone = [(one, there[one.spec.name]) for one in after.taken if one is not there[one.spec.name]]
+    changed = board.cores_of(CpuSet.union_of(_all_of(one) for pair in gone for one in pair))
+    places = [*(node.cpus for node in board.nodes), *board.l3, *board.cores]
+    near = CpuSet.union_of(place for place in places if not place.isdisjoint(changed))
     return {
-        one.spec.name: cost_of(search.without(one.spec.name).board, search.objective, one)
-        for one in search.taken
+        one.spec.name: costs[one.spec.name] if near.isdisjoint(_all_of(one)) else _cost(after, one)
+        for one in after.taken
         if one.spec.pinned
     }
+
+
+def _all_of(one: Taken) -> CpuSet:
+    return one.owned | one.candidate.cpus | CpuSet(one.candidate.order) | CpuSet(one.candidate.extras)
 
 
 def _worth(before: Score, after: Score) -> tuple[int, ...]:

@@ -48,12 +48,10 @@ class Replan:
 
     Attributes:
         search: The same with what was done.
-        proved: Whether nothing was passed over that would have admitted more.
     """
 
     def __init__(self, search: Search) -> None:
         self.search = search
-        self.proved = True
         self._moved: set[str] = set()
         self._steps = Steps(search.request.steps)
 
@@ -72,9 +70,8 @@ class Replan:
         moves = self.search.request.moves
         counts, item = count(self.search, demand, self._moved)
         if item is None:
-            self.proved = False
             return False
-        done = [self._taken(name) for name in self._moved]
+        done = [self.search.one(name) for name in self._moved]
         ways = exchanges(
             counts,
             item,
@@ -92,7 +89,6 @@ class Replan:
             if able:
                 self._done(*min(able, key=lambda one: _cost(one[0], one[1], demand)))
                 return True
-        self.proved &= not self._steps.ended
         return False
 
     def pack(self, waiting: Sequence[Demand]) -> list[Demand]:
@@ -116,7 +112,7 @@ class Replan:
         able = [one for one, item in counted if item is not None]
         if not able:
             return []
-        done = [self._taken(name) for name in self._moved]
+        done = [self.search.one(name) for name in self._moved]
         more = (
             min(moves.guests // _MANY - 1, _MOST_MORE) * request.steps
         )  # the more may move, the more there is to try
@@ -134,13 +130,12 @@ class Replan:
             else moves.memory_bytes - sum(one.demand.memory_bytes for one in done),
             seed=request.seed,
         )
-        self.proved &= packed.proved
         before = {item.name: item.at for item in counts.items}
-        places = {name: nodes for name, nodes in packed.places.items() if before.get(name) != nodes}
+        places = {name: nodes for name, nodes in packed.items() if before.get(name) != nodes}
         admitted = [one for one in able if one.spec.name in places]
         if not admitted:
             return []
-        movers = [self._taken(name).demand for name in places if name in before]
+        movers = [self.search.one(name).demand for name in places if name in before]
         running = [one for one in movers if one.now is not None]
         others = [*admitted, *(one for one in movers if one.now is None)]
         others.sort(key=lambda one: -len(one.spec.pinned))
@@ -154,16 +149,13 @@ class Replan:
         self._done(found, running)
         return admitted
 
-    def _taken(self, name: str) -> Taken:
-        return next(one for one in self.search.taken if one.spec.name == name)
-
     # -- doing it
 
     def _carried_out(self, demand: Demand, exchange: Exchange) -> tuple[Search, list[Demand]] | None:
         """What counts say, one guest after the other, if it can be done; and who that runs is moved."""
         places = dict(exchange.places)
         inside = {name: self._cpus(nodes) for name, nodes in places.items()}
-        movers = [self._taken(name).demand for name in places if name != demand.spec.name]
+        movers = [self.search.one(name).demand for name in places if name != demand.spec.name]
         running = [one for one in movers if one.now is not None]
         others = [demand, *(one for one in movers if one.now is None)]
         others.sort(key=lambda one: -len(one.spec.pinned))

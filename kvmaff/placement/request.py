@@ -109,6 +109,26 @@ class Held:
     trust_domain: str | None = None
 
 
+def _number(least: int) -> Any:
+    """A validator: a whole number, no truth value, from some other one."""
+
+    def check(_request: object, field: attrs.Attribute[int], value: object) -> None:
+        if type(value) is not int or value < least:
+            raise ValueError(f"request: {field.name} is a whole number from {least}, not {value!r}")
+
+    return check
+
+
+def _of(kind: type, words: str) -> Any:
+    """A validator: a value of a class."""
+
+    def check(_request: object, field: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, kind):
+            raise TypeError(f"request: {field.name} is {words}, not {value!r}")
+
+    return check
+
+
 @attrs.frozen(kw_only=True)
 class PlacementRequest:
     """
@@ -127,8 +147,12 @@ class PlacementRequest:
         goal: What counts where not all guests have a place.
         steps: After so many the search for moves ends with the best so far, after up to 13 times as many where many
             guests may be moved; never a clock, so that the same request has the same answer.
-        seed: Where a search begins that cannot look at everything.
+        seed: Where a search begins that cannot look at everything; from 0.
         options: The strategy's options, an attrs value of its own class; None for its defaults.
+
+    Raises:
+        TypeError: The moves or the goal are something else.
+        ValueError: The steps or the seed are no whole number from 0.
     """
 
     host: Host
@@ -139,10 +163,10 @@ class PlacementRequest:
     pages: tuple[tuple[int, int, int], ...] = ()
     pools: tuple[Pool, ...] = ()
     overcommit: int | None = None
-    moves: Moves = _NO_MOVES
-    goal: Goal = Goal.VCPUS
-    steps: int = 1 << 16
-    seed: int = 0
+    moves: Moves = attrs.field(default=_NO_MOVES, validator=_of(Moves, "a Moves, as Moves(guests=1)"))
+    goal: Goal = attrs.field(default=Goal.VCPUS, validator=_of(Goal, "Goal.VCPUS or Goal.GUESTS"))
+    steps: int = attrs.field(default=1 << 16, validator=_number(0))
+    seed: int = attrs.field(default=0, validator=_number(0))
     options: Any = None
     _taken: tuple[int, int] | None = attrs.field(default=None, init=False, eq=False, repr=False)
     _domains: frozenset[str | None] | None = attrs.field(default=None, init=False, eq=False, repr=False)

@@ -204,12 +204,14 @@ def scored(
     if floats and whole is None and objective.grain is Grain.L3:
         inside = CpuSet.union_of(node.cpus for node in board.nodes if node.number in counts)
         cpus |= CpuSet.union_of(groups) & inside & wants.reach
+    ours, foreign = chosen.bits, board.used.bits if floats else ~wants.free.bits
     for core in board.cores:
-        mine = core & chosen
+        its = core.bits
+        mine = its & ours
         if mine:
-            others = core & board.used if floats else core - wants.free
-            shared += bool(others)
-            broken += mine != core and not others
+            others = its & foreign
+            shared += others != 0
+            broken += mine != its and not others
     levels = objective.levels_for(shared=floats)
     told: dict[str, int] = {}
     if Level.LEFT in levels:
@@ -315,7 +317,8 @@ def _loads(
         return board.weight(inside) + share * len(inside & cpus)
 
     nodes = [node.cpus for node in board.nodes if node.number in counts]
-    cores = [core for core in board.cores if not core.isdisjoint(cpus)]
+    bits = cpus.bits
+    cores = [core for core in board.cores if core.bits & bits]
     return {
         "load": max((board.load[cpu] for cpu in cpus), default=0) + share,
         "node_load": max((after(node) // len(node) for node in nodes), default=0),

@@ -121,6 +121,18 @@ class Search:
             return rest or missing.why
         return found
 
+    def one(self, name: str) -> Taken:
+        """
+        Say where a guest is.
+
+        Args:
+            name: The guest; it has a place.
+
+        Returns:
+            The place.
+        """
+        return next(one for one in self.taken if one.spec.name == name)
+
     def without(self, name: str) -> Search:
         """
         The same search as if a guest were not there.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import attrs
 
 from kvmaff.cpuset import CpuSet
@@ -18,7 +16,7 @@ from kvmaff.placement.pool import among, pool_for
 from kvmaff.placement.request import Demand
 from kvmaff.placement.scoring import Candidate, Wants, scored
 
-__all__ = ["Taken", "cost_now", "finish", "kept", "known_nodes"]
+__all__ = ["Taken", "cost_now", "cost_of", "finish", "kept", "known_nodes"]
 
 _NOT_PROVED = "the best that was found; it is not proved that nothing better exists"
 
@@ -116,8 +114,8 @@ def cost_of(board: Board, objective: Objective, taken: Taken) -> Score:
 
 def _node(board: Board, cpus: CpuSet) -> int:
     """The node that most of some CPUs are in."""
-    counts = Counter({node.number: len(node.cpus & cpus) for node in board.nodes})
-    return max(counts, key=lambda number: (counts[number], -number))
+    bits = cpus.bits
+    return -max([((node.cpus.bits & bits).bit_count(), -node.number) for node in board.nodes])[1]
 
 
 def _cells(board: Board, spec: GuestSpec, sets: list[CpuSet]) -> list[int]:

@@ -28,8 +28,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from kvmaff.errors import MicrovmError
+from kvmaff.kernel.interrupt import InterruptLater
 from kvmaff.testing._child import Child
-from kvmaff.testing._interrupt import InterruptLater
 from kvmaff.testing._microvm import ffi, lib
 
 if TYPE_CHECKING:

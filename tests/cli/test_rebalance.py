@@ -49,6 +49,15 @@ def test_without_a_budget(machine: Path, tmp_path: Path) -> None:
     assert (4, 4, 0) == tuple(told["admission"][key] for key in ("asked", "admitted", "gap"))
 
 
+@pytest.mark.parametrize("none", ["0", "0 GiB"])
+def test_a_budget_without_memory(machine: Path, tmp_path: Path, none: str) -> None:
+    """That nothing which has memory may be moved is a budget like any other."""
+    (tmp_path / "big.toml").write_text(BIG)
+    words = ("--root", str(machine), "--spec", str(tmp_path / "big.toml"), "--max-moves", "3")
+    told = answer("place", *words, "--max-moved-memory", none, code=1)
+    assert ["never"] == [one["name"] for one in told["unplaced"]]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -57,6 +66,12 @@ def test_without_a_budget(machine: Path, tmp_path: Path) -> None:
         ("place", "--goal", "guests"),
         ("place", "--max-moved-vcpus", "4"),
         ("place", "--max-moves", "1", "--max-moved-memory", "5 GB"),
+        ("place", "--max-moves", "1", "--max-moved-memory", "-1"),
+        ("place", "--max-moves", "1", "--max-moved-memory", ""),
+        ("place", "--max-moves", "1", "--max-moved-memory", "9" * 5000),
+        ("place", "--max-moves", "1", "--max-moved-vcpus", "-1"),
+        ("place", "--max-moves", "1.5"),
+        ("place", "--max-moves", "5000"),
         ("place", "--max-moves", "1", "--goal", "cpus"),
         ("apply", "--max-moves", "1"),
         ("plan", "--max-moves", "1"),

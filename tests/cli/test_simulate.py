@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET  # our own file
 from pathlib import Path
 
@@ -78,6 +83,55 @@ def test_a_file_of_arrivals(machine: Path, tmp_path: Path) -> None:
     assert 3 == other["outcomes"][0]["accepted"]
 
 
+def group(leader: int) -> dict[int, str]:
+    """The processes of a group, but for those that only wait to be buried, and what they are."""
+    found = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            state, _, number = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[:3]
+            if int(number) == leader and state != "Z":
+                found[int(name)] = Path(f"/proc/{name}/cmdline").read_text().replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("later", [0.0, 1.5], ids=["while they start", "while they run"])
+def test_a_ctrl_c_with_several_jobs(machine: Path, number: signal.Signals, later: float) -> None:
+    """Ctrl-C reaches all processes: they end within seconds, none is left, and nobody says more than that it is so."""
+    words = ("--arrivals", "1000000", "--seeds", "8", "--moves", "0", "--moves", "1", "--jobs", "2")
+    with subprocess.Popen(
+        [sys.executable, "-m", "kvmaff", "simulate", "--root", str(machine), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            until = time.monotonic() + 60
+            while 2 > sum("spawn_main" in what for what in group(process.pid).values()):
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            time.sleep(later)
+            assert process.poll() is None
+            sent = time.monotonic()
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+            assert time.monotonic() - sent < 10
+            while (left := group(process.pid)) and time.monotonic() - sent < 20:
+                time.sleep(0.02)
+            assert {} == left
+        finally:
+            if group(process.pid):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert ("", 1 if number == signal.SIGINT else 128 + number) == (out, process.returncode)
+    assert ("Aborted!" if number == signal.SIGINT else "") == err.strip()
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -100,6 +154,8 @@ def test_a_file_of_arrivals(machine: Path, tmp_path: Path) -> None:
         (("--seeds", "0"), 2),
         (("--jobs", "0"), 2),
         (("--moves", "-1"), 2),
+        (("--seed", "-1"), 2),
+        (("--seed", "1.5"), 2),
         (("--csv", "/nonexistent/a.csv"), 2),
         (("--csv", "/nonexistent/a.csv", "--load", "1"), 2),
         (("--svg", "/nonexistent/a.svg"), 1),

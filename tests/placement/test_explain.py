@@ -17,6 +17,8 @@ from kvmaff.strategies import isolated, numa, pack, spread
 from kvmaff.testing import inputs_hosts as st
 from kvmaff.testing.trees import grid
 
+from ..conftest import at_most
+
 STRATEGIES = {
     strategy.name: strategy
     for module in (isolated, numa, pack, spread)
@@ -53,6 +55,7 @@ def test_the_runner_up_costs_no_less(name: str, request: PlacementRequest) -> No
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
+@at_most(150)
 @given(request=st.requests())
 def test_of_many_guests(name: str, request: PlacementRequest) -> None:
     """Each of several guests is explained, in words too, and the same way again."""

@@ -18,6 +18,8 @@ from kvmaff.placement.strategy import options_of
 from kvmaff.testing import inputs_hosts as st
 from kvmaff.testing.trees import grid
 
+from ..conftest import at_most
+
 MANAGER = PluginManager.load()
 OURS = ("isolated", "numa", "pack", "spread")
 # nodes 0-7 and 8-15, L3 groups of four CPUs, cores of two
@@ -60,6 +62,7 @@ def test_every_option_is_explained_and_tested_here() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
+@at_most(150)
 @given(request=st.requests())
 def test_defaults_are_no_options(name: str, request: PlacementRequest) -> None:
     """What is said in full decides as what is not said."""
@@ -82,6 +85,7 @@ def test_near(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["numa", "pack", "spread"])
+@at_most(150)
 @given(request=st.requests())
 def test_not_near_does_not_look(name: str, request: PlacementRequest) -> None:
     """With near=no the place is what it would be if guests had neither devices nor memory anywhere."""
@@ -110,6 +114,7 @@ def test_grain() -> None:
     assert 2 == len(_decide("numa", "grain=pu", guest).guests[0].vcpu_cpus)
 
 
+@at_most(150)
 @given(request=st.requests())
 def test_grain_of_any_guest(request: PlacementRequest) -> None:
     """With grain=pu no shared guest has more PUs than vCPUs; dedicated ones are where they would be anyway."""
@@ -144,6 +149,7 @@ def test_whole_cores(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["numa", "pack", "spread"])
+@at_most(150)
 @given(request=st.requests())
 def test_whole_cores_of_any_guest(name: str, request: PlacementRequest) -> None:
     """No thread of anybody else, of the request or not, may run on the cores of a dedicated guest."""
