@@ -12,7 +12,7 @@ import pytest
 import kvmaff
 from kvmaff.hooks.manager import PluginManager
 
-from .conftest import needs_root, needs_two_cpus
+from .conftest import needs_qemu, needs_root, needs_two_cpus
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -39,7 +39,7 @@ with Microvm.start("web", vcpus=2, mode=Mode.HALT) as vm:
 @needs_two_cpus
 def test_python_of_the_readme(state_dir: Path) -> None:
     """The five lines decide and bind every guest there is, the lines by hand pin one, and undo restores."""
-    decide, again, smp, emit, look, room, by_hand, _ = BLOCKS
+    decide, again, _, smp, emit, look, room, by_hand, _ = BLOCKS
     done = subprocess.run(
         [
             "unshare",
@@ -69,6 +69,43 @@ def test_python_of_the_readme(state_dir: Path) -> None:
     assert "strategy spread: 1 guests placed" in done.stdout
     assert "web vcpu 0" in done.stdout
     assert state_dir.exists()
+
+
+QMP_SCRIPT = """
+import sys
+from tests.conftest import start_qemu
+smp = ("-cpu", "qemu64", "-smp", "2,maxcpus=4")
+qemu = start_qemu("web", accel="tcg", vcpus=2, extra=("-qmp", f"unix:{sys.argv[1]}/q,server=on,wait=off", *smp))
+try:
+    names = {}
+    for block in sys.argv[2:]:
+        exec(block, names)
+    assert names["report"].ok
+    assert [(2, True), (3, True)] == [(one.index, one.born == one.decided) for one in names["done"].plugged]
+    print(len(qemu.guest().vcpus))
+finally:
+    qemu.process.kill()
+    qemu.process.wait()
+"""
+
+
+@needs_root
+@needs_two_cpus
+@needs_qemu
+def test_more_vcpus(state_dir: Path) -> None:
+    """The lines about hot-plug give a guest that was decided for all the vCPUs that it may have."""
+    pytest.importorskip("qemu.qmp", reason="the extra qmp is not installed")
+    decide, _, hotplug, *_ = BLOCKS
+    alone = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", QMP_SCRIPT]
+    done = subprocess.run(
+        [*alone, str(state_dir.parent), decide, hotplug],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert 0 == done.returncode, done.stderr
+    assert "4" == done.stdout.splitlines()[-1]
 
 
 def test_a_strategy_in_ten_lines() -> None:
