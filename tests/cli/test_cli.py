@@ -136,7 +136,7 @@ def test_pin_and_undo_a_qemu(qemu: Callable[..., Qemu], state_dir: Path) -> None
     assert {"name", "uuid", "pid", "start", "vmm", "kvm", "verified", "threads"} <= set(guest)
     assert ("web", "qemu", True) == (guest["name"], guest["vmm"], guest["verified"])
     for thread in guest["threads"]:
-        assert {"tid", "role", "index", "name", "mask", "cpu", "source"} == set(thread)
+        assert {"tid", "role", "index", "name", "mask", "cpu", "source", "iothread"} == set(thread)
         assert CpuSet(before[thread["tid"]]) == CpuSet.parse(thread["mask"])
 
     data = answer("pin", "web", f"0={ONE}", f"1-3={OTHER}", f"emulator={ONE}", f"io:io1={OTHER}")

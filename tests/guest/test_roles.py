@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as hs
 
+from kvmaff.guest.askmonitors import Said
 from kvmaff.guest.guest import Role, Source
-from kvmaff.guest.roles import Told, doubt_of, roles_of
+from kvmaff.guest.roles import Told, clash_of, doubt_of, roles_by_monitor, roles_of
 from kvmaff.guest.vmm import BUILTIN, QEMU
 from kvmaff.kernel.tasks import Task
 
@@ -165,3 +166,55 @@ def test_an_unnamed_thread_beside_enough_vcpus() -> None:
     ]
     assert _doubt(tasks, held=frozenset({0, 4})) is None
     assert "vCPU 2" in str(_doubt(tasks, held=frozenset({0, 1, 4})))
+
+
+@hs.composite
+def said(draw: hs.DrawFn) -> tuple[list[Task], dict[int, int], Said]:
+    """A guest's threads with names as QEMU gives them, the kernel's list, and a monitor that says the truth."""
+    vcpus, others = draw(hs.integers(1, 6)), draw(hs.integers(1, 4))
+    tids = draw(hs.permutations(range(PID + 1, PID + 1 + vcpus + others)))
+    numbers = sorted(draw(hs.sets(hs.integers(0, 20), min_size=vcpus, max_size=vcpus)))
+    here = dict(zip(numbers, tids, strict=False))
+    names = {tid: f"CPU {number}/KVM" for number, tid in here.items()}
+    iothreads = {tid: f"disk{tid}" for tid in tids[vcpus:]}
+    names |= {tid: f"IO {name}" for tid, name in iothreads.items()}
+    tasks = [_task(PID, "qemu-system-x86"), *(_task(tid, names[tid]) for tid in sorted(names))]
+    return tasks, here, Said(vcpus=here, iothreads=iothreads)
+
+
+@given(said(), hs.booleans())
+def test_a_monitor_that_agrees(made: tuple[list[Task], dict[int, int], Said], listed: bool) -> None:
+    """Where all say the same nothing clashes, and the roles are those that names tell."""
+    tasks, here, told = made
+    kernel = here if listed else None
+    names = roles_of(QEMU, tasks, kernel)
+    assert clash_of(tasks, names, kernel, told) is None
+    assert [(one.role, one.index, one.iothread) for one in names] == [
+        (one.role, one.index, one.iothread) for one in roles_by_monitor(tasks, told)
+    ]
+
+
+@given(said(), hs.randoms(), hs.booleans())
+def test_a_monitor_that_disagrees(
+    made: tuple[list[Task], dict[int, int], Said], random: Random, listed: bool
+) -> None:
+    """Whichever vCPU a monitor gives another thread of the process: both words are shown."""
+    tasks, here, told = made
+    number = random.choice(sorted(here))
+    wrong = random.choice([task.tid for task in tasks[1:] if task.tid != here[number]])
+    lie = Said(vcpus={**here, number: wrong}, iothreads=told.iothreads)
+    if len(set(lie.vcpus.values())) == 1 < len(lie.vcpus):
+        return  # that is single-threaded TCG's answer
+    kernel = here if listed else None
+    clash = clash_of(tasks, roles_of(QEMU, tasks, kernel), kernel, lie)
+    assert clash is not None
+    assert "its sources disagree" in clash
+    assert f"thread {here[number]} is" in clash or f"thread {wrong} is" in clash
+
+
+def test_one_thread_for_all() -> None:
+    """Under single-threaded TCG the monitor names one thread for all vCPUs, as its name does."""
+    tasks = [_task(10, "qemu-system-x86"), _task(11, "ALL CPUs/TCG"), _task(12, "worker")]
+    told = Said(vcpus={0: 11, 1: 11, 2: 11}, iothreads={})
+    assert clash_of(tasks, roles_of(QEMU, tasks), None, told) is None
+    assert ("vcpu", None, "qmp") == _short(roles_by_monitor(tasks, told))[1]
