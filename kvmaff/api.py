@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,6 +20,7 @@ from kvmaff.errors import RequestError
 from kvmaff.formats.capture import Captured
 from kvmaff.formats.capture import capture as write_capture
 from kvmaff.formats.specs import read_rules, read_specs
+from kvmaff.guest.askmonitors import AskMonitors
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
 from kvmaff.guest.monitor import TIMEOUT
@@ -32,7 +33,7 @@ from kvmaff.placement.request import Demand, HostRules, PlacementRequest
 from kvmaff.placement.verify import verify
 
 if TYPE_CHECKING:
-    from kvmaff.binding.hotplug import HotplugReport
+    from kvmaff.binding.hotplug import HotplugReport, Plugged
     from kvmaff.guest.qmp import QmpState
 
 __all__ = [
@@ -53,13 +54,16 @@ __all__ = [
 _PLENTY = 1 << 62
 
 
-def guests(host: Host, *, vmms: Sequence[Vmm] | None = None) -> tuple[Guest, ...]:
+def guests(
+    host: Host, *, vmms: Sequence[Vmm] | None = None, ask: AskMonitors = AskMonitors.IN_DOUBT
+) -> tuple[Guest, ...]:
     """
     Find the guests that run on a host, with every thread by role.
 
     Args:
         host: The host.
         vmms: VMMs to know beside the built-in ones; None for those of the installed plug-ins.
+        ask: Whose QMP monitors are asked which thread is which; each within a second.
 
     Returns:
         The guests in order of name, and what only claims to be one (``verified`` is false).
@@ -68,7 +72,7 @@ def guests(host: Host, *, vmms: Sequence[Vmm] | None = None) -> tuple[Guest, ...
         HostReadError: There is no /proc.
         Unsupported: /proc is that of another pid namespace.
     """
-    return find_guests(host.root, vmms=_vmms() if vmms is None else vmms)
+    return find_guests(host.root, vmms=_vmms() if vmms is None else vmms, ask=ask)
 
 
 def capture(
@@ -188,10 +192,11 @@ async def hotplug_async(
     guest: Guest | str,
     count: int = 1,
     *,
-    path: str | None = None,
+    path: str | os.PathLike[str] | None = None,
     timeout: float = TIMEOUT,
     unbound: bool = False,
     state_dir: str | os.PathLike[str] | None = None,
+    told: Callable[[Plugged], None] | None = None,
 ) -> HotplugReport:
     """
     Plug vCPUs into a running guest, in order of its topology, each born on the CPUs that were decided for it.
@@ -206,6 +211,7 @@ async def hotplug_async(
         timeout: Seconds that each step with the monitor may take.
         unbound: Where nothing was decided for the guest, plug in all the same.
         state_dir: Where records and decisions are kept.
+        told: Told of each vCPU when it is there and bound.
 
     Returns:
         The report; not ``ok`` where the guest refused some vCPU after others were plugged in.
@@ -223,10 +229,20 @@ async def hotplug_async(
     """
     from kvmaff.binding.hotplug import hotplug as plug_in  # noqa: PLC0415 - asyncio takes longer to load than a host
 
+    if not isinstance(guest, Guest | str):
+        raise TypeError(f"a guest is a Guest or its name, 'uuid:…' or 'pid:…', not {guest!r}")
     if isinstance(guest, str):
-        guest = select_guest(guests(host), guest)
+        # which of its threads is what its monitor is asked below, and nobody else's here
+        guest = select_guest(guests(host, ask=AskMonitors.NEVER), guest)
     return await plug_in(
-        host, guest, count, path=path, timeout=timeout, unbound=unbound, journal=journal_in(state_dir)
+        host,
+        guest,
+        count,
+        path=path,
+        timeout=timeout,
+        unbound=unbound,
+        journal=journal_in(state_dir),
+        told=told,
     )
 
 
@@ -235,10 +251,11 @@ def hotplug(
     guest: Guest | str,
     count: int = 1,
     *,
-    path: str | None = None,
+    path: str | os.PathLike[str] | None = None,
     timeout: float = TIMEOUT,
     unbound: bool = False,
     state_dir: str | os.PathLike[str] | None = None,
+    told: Callable[[Plugged], None] | None = None,
 ) -> HotplugReport:
     """
     Plug vCPUs in as :func:`hotplug_async` does, which says what is what, and wait for it.
@@ -251,6 +268,7 @@ def hotplug(
         timeout: Seconds that each step may take.
         unbound: Where nothing was decided for the guest, plug in all the same.
         state_dir: Where records and decisions are kept.
+        told: Told of each vCPU when it is there and bound.
 
     Returns:
         The report.
@@ -262,12 +280,14 @@ def hotplug(
 
     return plainly(
         lambda: hotplug_async(
-            host, guest, count, path=path, timeout=timeout, unbound=unbound, state_dir=state_dir
+            host, guest, count, path=path, timeout=timeout, unbound=unbound, state_dir=state_dir, told=told
         )
     )
 
 
-def read_qmp(guest: Guest, *, path: str | None = None, timeout: float = TIMEOUT) -> QmpState:
+def read_qmp(
+    guest: Guest, *, path: str | os.PathLike[str] | None = None, timeout: float = TIMEOUT
+) -> QmpState:
     """
     Ask a guest's QMP monitor for its vCPUs, IOThreads, places for vCPUs and what KVM counts.
 

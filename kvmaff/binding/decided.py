@@ -35,7 +35,15 @@ from kvmaff.kernel.scan import Proc
 from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
 from kvmaff.placement.request import HostRules, Pool
 
-__all__ = ["decided_text", "last_decided", "last_decision", "lives", "merged_text", "same_guest"]
+__all__ = [
+    "decided_text",
+    "decision_in",
+    "last_decided",
+    "last_decision",
+    "lives",
+    "merged_text",
+    "same_guest",
+]
 
 _VERSION = 3
 
@@ -73,10 +81,27 @@ def last_decision(journal: Journal) -> tuple[Placement | None, HostRules]:
     if not journal.exists():
         return None, HostRules()
     with journal.locked() as folder:
-        text = decided_text(folder)
+        return decision_in(folder, journal.folder)
+
+
+def decision_in(folder: Folder, where: str) -> tuple[Placement | None, HostRules]:
+    """
+    Read what was decided last, for who has locked the folder.
+
+    Args:
+        folder: The locked folder.
+        where: Its path, for errors.
+
+    Returns:
+        As :func:`last_decision`.
+
+    Raises:
+        JournalError: The file is damaged or not ours to believe.
+    """
+    text = decided_text(folder)
     if not text:
         return None, HostRules()
-    path = f"{journal.folder}/{DECIDED}"
+    path = f"{where}/{DECIDED}"
     try:
         return _from_data(json.loads(text))
     except (ValueError, RecursionError) as error:

@@ -8,31 +8,41 @@ any binding; a crash in between leaves a record that ``kvmaff undo`` restores. T
 meanwhile for other purposes are brought back to where it came from.
 
 What was plugged in cannot be taken out without the guest's help: where a later vCPU is refused, the earlier ones stay,
-and the report says so.
+and the report says so. So it does where a monitor fails while a vCPU is on its way: a new thread on the vCPU's CPUs is
+left there then, since it can hardly be another one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Callable, Sequence
 
 import attrs
 
-from kvmaff.binding.decided import last_decided, lives, same_guest
+from kvmaff.binding.decided import decision_in, last_decided
 from kvmaff.binding.journal import Journal
+from kvmaff.binding.newplaces import decided_in, free_slots, needed, places_of
 from kvmaff.binding.plan import decided_for
 from kvmaff.binding.report import Report
 from kvmaff.binding.transaction import Transaction, Wish
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import GuestNotVerified, KvmaffError, QmpError, RequestError, Unsupported
+from kvmaff.errors import (
+    BindingFailed,
+    GuestNotVerified,
+    KvmaffError,
+    QmpError,
+    QmpRefused,
+    RequestError,
+    Unsupported,
+)
 from kvmaff.guest.guest import Guest, Role, number_list
 from kvmaff.guest.monitor import TIMEOUT
 from kvmaff.guest.plainly import to_its_end
 from kvmaff.guest.qmp import Qmp, qmp_session
 from kvmaff.guest.qmpanswers import Slot
-from kvmaff.host.cgroup import Cgroups
 from kvmaff.host.reader import Host
-from kvmaff.host.tree import open_tree
 from kvmaff.kernel.masks import read_masks
 from kvmaff.kernel.scan import Proc
 from kvmaff.kernel.tasks import Task
@@ -92,15 +102,17 @@ async def hotplug(
     guest: Guest,
     count: int = 1,
     *,
-    path: str | None = None,
+    path: str | os.PathLike[str] | None = None,
     timeout: float = TIMEOUT,
     unbound: bool = False,
     journal: Journal | None = None,
+    told: Callable[[Plugged], None] | None = None,
 ) -> HotplugReport:
     """
     Plug vCPUs in, in order of the guest's topology, each bound as it was decided.
 
-    The folder of records is locked meanwhile, for which it is waited at most 5 s, without giving way to other tasks.
+    The folder of records is locked twice: before anybody is asked, and while vCPUs are plugged in. Each time it is
+    waited for at most 5 s, without giving way to other tasks.
 
     Args:
         host: The running machine.
@@ -111,9 +123,11 @@ async def hotplug(
         unbound: Where nothing was decided for the guest, plug in all the same: the vCPUs may run where the main thread
             may.
         journal: Where records and decisions are kept; None for the default folder.
+        told: Told of each vCPU when it is there and bound, also of the last one where the caller gives up meanwhile.
 
     Returns:
-        The report; not ``ok`` where the guest refused some vCPU after others were plugged in.
+        The report; not ``ok`` where the guest refused some vCPU after others were plugged in, or where its monitor
+        failed, so that nobody knows whether one was.
 
     Raises:
         RequestError: It cannot be done as it stands: all problems at once; nothing was changed.
@@ -134,33 +148,37 @@ async def hotplug(
             why=guest.why,
         )
     if type(count) is not int or count < 1:
-        raise RequestError.of([f"the number of vCPUs to plug in is at least 1, not {count!r}"])
-    journal = journal or Journal()
-    decided = _decided(journal, guest)
-    if decided is None and not unbound:
-        problem = (
-            f"nothing was decided for guest {guest.name}, so nobody knows where its new vCPUs belong: decide first "
-            f"(kvmaff apply {guest.name} --strategy numa), or say --unbound to plug them in all the same"
+        raise RequestError.of(
+            [f"the number of vCPUs to plug in is a whole number of at least 1, not {count!r}"]
         )
-        raise RequestError.of([problem])
-    if guest.doubt and decided is not None:
-        raise RequestError.of([f"guest {guest.name} (pid {guest.pid}): {guest.doubt}"])
+    journal = journal or Journal()
+    needed(decided_in(last_decided(journal), guest), guest, unbound=unbound)  # before anybody is asked
     async with qmp_session(guest, path=path, timeout=timeout) as qmp:
-        slots = await _free(qmp, guest, count)
-        if decided is None:
-            return await _unbound(qmp, guest, slots)
-        places = _places(host, guest, decided, slots)
+        slots = await free_slots(qmp, guest, count)
         command = f"hotplug {guest.name} {count}"
         gave_up = None
-        with journal.locked(make=True) as folder, Transaction(folder, command) as transaction:
-            job = _Job(qmp, guest, transaction)
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(journal.locked(make=True))
+            # only now: who decides anew meanwhile waits until the vCPUs are where they belong
+            decided = decided_in(decision_in(folder, journal.folder)[0], guest)
+            needed(decided, guest, unbound=unbound)
+            if decided is None:
+                return await _unbound(qmp, guest, slots, told)
+            places = places_of(host, guest, decided, slots)
+            transaction = stack.enter_context(Transaction(folder, command))
+            job = _Job(qmp, guest, decided, transaction, told)
             try:
                 for slot, cpus in zip(slots, places, strict=True):
                     await job.plug(slot, cpus)
             except asyncio.CancelledError as error:
                 gave_up = error  # what was begun has ended, and is not put back: its vCPU is there
-            except KvmaffError as error:
+            except BindingFailed as error:
                 if not job.plugged:
+                    raise
+                # all that was bound has been put back, also vCPUs that are there and stay
+                return job.again(stack.enter_context(Transaction(folder, command))).report(count, str(error))
+            except KvmaffError as error:
+                if not job.plugged and not job.doubtful:
                     raise
                 return job.report(count, str(error))
         if gave_up is not None:
@@ -171,33 +189,83 @@ async def hotplug(
 class _Job:
     """Plugging in, vCPU by vCPU, within one transaction."""
 
-    def __init__(self, qmp: Qmp, guest: Guest, transaction: Transaction) -> None:
+    def __init__(
+        self,
+        qmp: Qmp,
+        guest: Guest,
+        decided: GuestPlacement,
+        transaction: Transaction,
+        told: Callable[[Plugged], None] | None,
+    ) -> None:
+        self._told = told
         self.plugged: list[Plugged] = []
+        self.doubtful = False  # whether the last one may be there or come yet
+        self._decided = decided
         self._qmp = qmp
         self._guest = guest
         self._transaction = transaction
         self._known: set[int] = set()  # threads that were there before the vCPU on its way
+        self._first = {task.tid for task in self._threads()[0]}  # and before any was
+
+    def again(self, transaction: Transaction) -> _Job:
+        """Bind what is there anew, on a new record."""
+        self._transaction = transaction
+        tasks, _ = self._threads()
+        decided = {one.tid: one for one in self.plugged if one.tid not in self._first}
+        transaction.bind(
+            [
+                _wish(task, Role.VCPU, one.index, self._seen, one.decided)
+                for task in tasks
+                if (one := decided.get(task.tid)) is not None and one.decided is not None
+            ]
+        )
+        return self
 
     async def plug(self, slot: Slot, cpus: CpuSet) -> None:
         """Plug one in; what has begun is ended, also where the caller gives up meanwhile."""
         main, home = self._main()
+        decided = decided_for(self._decided, Role.EMULATOR, None)
+        if decided is not None and decided != home:
+            # it was left elsewhere, by somebody or by one of us that was killed
+            home = decided
+            self._transaction.bind([_wish(main, Role.EMULATOR, None, self._seen, home)])
         self._transaction.bind([_wish(main, Role.EMULATOR, None, self._seen, cpus)])
+        there = len(self.plugged)
         try:
             await to_its_end(self._ask(slot, cpus))
         finally:
             self._back(main, home, cpus)
+            for one in self.plugged[there:] if self._told else ():
+                assert self._told is not None
+                self._told(one)
 
     async def _ask(self, slot: Slot, cpus: CpuSet) -> None:
-        await self._qmp.plug(slot)
-        tid = next((one.tid for one in await self._qmp.vcpus() if one.index == slot.index), None)
-        if tid is None:
-            raise QmpError(
-                f"pid {self._qmp.pid}: vCPU {slot.index} was plugged in, but its QMP monitor does not tell its thread; "
-                "kvmaff apply puts it where it belongs",
-                pid=self._qmp.pid,
+        try:
+            await self._qmp.plug(slot)
+            vcpus = await self._qmp.vcpus()
+        except QmpRefused:
+            raise
+        except QmpError as error:
+            self.doubtful = True
+            raise self._unknown(slot, str(error)) from error
+        tid = next((one.tid for one in vcpus if one.index == slot.index), None)
+        # under single-threaded TCG there is one thread for all, which stays where it is
+        single = len(vcpus) > 1 and len({one.tid for one in vcpus}) == 1
+        if tid is None or (tid in self._known and not single):
+            self.doubtful = True
+            raise self._unknown(
+                slot, f"pid {self._qmp.pid}: its QMP monitor took it, and tells no new thread"
             )
         born = read_masks([tid])[0][0]
-        self.plugged.append(Plugged(index=slot.index, tid=tid, born=born, decided=cpus))
+        there = decided_for(self._decided, Role.VCPU, None) if single else cpus
+        self.plugged.append(Plugged(index=slot.index, tid=tid, born=born, decided=there))
+
+    def _unknown(self, slot: Slot, why: str) -> QmpError:
+        return QmpError(
+            f"{why}; so whether vCPU {slot.index} is there is not known. Where it is or comes yet, kvmaff plan shows "
+            "whether it is where it belongs, and kvmaff apply puts it there",
+            pid=self._qmp.pid,
+        )
 
     def _main(self) -> tuple[Task, CpuSet]:
         tasks, masks = self._threads()
@@ -214,9 +282,9 @@ class _Job:
         tasks, masks = self._threads()
         for task, mask in zip(tasks, masks, strict=True):
             new = vcpus.get(task.tid)
-            if new is not None and new.decided is not None:
+            if new is not None and new.decided is not None and task.tid not in self._known:
                 wishes.append(_wish(task, Role.VCPU, new.index, self._seen, new.decided))
-            elif task.tid not in self._known and mask == cpus != home:
+            elif task.tid not in self._known and mask == cpus != home and not self.doubtful:
                 wishes.append(_wish(task, Role.EMULATOR, None, self._seen, home))
         self._transaction.bind(wishes)
 
@@ -229,7 +297,7 @@ class _Job:
         return [task for task, _ in alive], [mask for _, mask in alive]
 
     def report(self, asked: int, error: str | None = None) -> HotplugReport:
-        if error is not None:
+        if error is not None and self.plugged:
             numbers = number_list(one.index for one in self.plugged)
             error = f"vCPU {numbers} of guest {self._guest.name} was plugged in and stays; then: {error}"
         return HotplugReport(
@@ -242,14 +310,20 @@ class _Job:
         )
 
 
-async def _unbound(qmp: Qmp, guest: Guest, slots: Sequence[Slot]) -> HotplugReport:
+async def _unbound(
+    qmp: Qmp, guest: Guest, slots: Sequence[Slot], told: Callable[[Plugged], None] | None
+) -> HotplugReport:
     """Plug in where nothing was decided."""
     plugged: list[Plugged] = []
     error = None
     for slot in slots:
         try:
             await qmp.plug(slot)
-            tid = next((one.tid for one in await qmp.vcpus() if one.index == slot.index), 0)
+            tid = next((one.tid for one in await qmp.vcpus() if one.index == slot.index), None)
+            if tid is None:
+                raise QmpError(
+                    f"pid {guest.pid}: its QMP monitor took it, and tells no new thread", pid=guest.pid
+                )
         except QmpError as failed:
             if not plugged:
                 raise
@@ -257,6 +331,8 @@ async def _unbound(qmp: Qmp, guest: Guest, slots: Sequence[Slot]) -> HotplugRepo
             error = f"vCPU {numbers} of guest {guest.name} was plugged in and stays; then: {failed}"
             break
         plugged.append(Plugged(index=slot.index, tid=tid, born=read_masks([tid])[0][0], decided=None))
+        if told is not None:
+            told(plugged[-1])
     return HotplugReport(
         guest=guest.name,
         pid=guest.pid,
@@ -265,63 +341,6 @@ async def _unbound(qmp: Qmp, guest: Guest, slots: Sequence[Slot]) -> HotplugRepo
         bound=Report(ok=True, threads=()),
         error=error,
     )
-
-
-def _decided(journal: Journal, guest: Guest) -> GuestPlacement | None:
-    """What was decided for the very process; else by name, as long as that was for no other that still runs."""
-    placement = last_decided(journal)
-    decided = placement.guests if placement else ()
-    for one in decided:
-        if (one.pid, one.start) == (guest.pid, guest.start):
-            return one
-    return next((one for one in decided if not lives(one) and same_guest(one, [guest])), None)
-
-
-async def _free(qmp: Qmp, guest: Guest, count: int) -> list[Slot]:
-    """The first free places in order of topology, proved to be numbered as vCPUs are."""
-    slots, vcpus = await qmp.slots(), await qmp.vcpus()
-    numbers = {one.path: one.index for one in vcpus}
-    taken = {slot.path: slot.index for slot in slots if slot.path is not None}
-    if numbers != taken:
-        raise QmpError(
-            f"pid {guest.pid}: its vCPUs {number_list(numbers.values())} are not numbered by their places "
-            f"({number_list(taken.values())}), so which number a new one will have cannot be told",
-            pid=guest.pid,
-        )
-    free = [slot for slot in slots if slot.path is None]
-    if count > len(free):
-        left = (
-            f"{len(free)} of its {len(slots)} places for vCPUs are free" if free else "it has no free place"
-        )
-        raise RequestError.of(
-            [f"guest {guest.name} cannot have {count} vCPUs more: {left} (-smp …,maxcpus= at its start)"]
-        )
-    return free[:count]
-
-
-def _places(host: Host, guest: Guest, decided: GuestPlacement, slots: Sequence[Slot]) -> list[CpuSet]:
-    """Where each new vCPU belongs; all reasons why one cannot be there, at once."""
-    with open_tree(host.root) as tree:
-        grant = Cgroups(tree).granted(guest.pid, guest.pid)
-        online = tree.cpus("sys/devices/system/cpu/online") or host.topology.online
-    may = grant.cpus & online if grant else online
-    problems, places = [], []
-    for slot in slots:
-        cpus = decided_for(decided, Role.VCPU, slot.index)
-        if cpus is None:
-            problems.append(
-                f"guest {guest.name}: vCPU {slot.index} has no decided place; decide anew, with max_vcpus in its spec"
-            )
-        elif not cpus <= may:
-            problems.append(
-                f"guest {guest.name}: vCPU {slot.index} belongs on CPU {cpus}, of which {cpus - may} is not online or "
-                "not granted by its cgroup; decide anew"
-            )
-        else:
-            places.append(cpus)
-    if problems:
-        raise RequestError.of(problems)
-    return places
 
 
 def _wish(task: Task, role: Role, index: int | None, seen: int, cpus: CpuSet) -> Wish:

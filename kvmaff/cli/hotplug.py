@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from kvmaff.api import hotplug as plug_in
 from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import console, json_errors, json_option, print_json, say, state_option
-from kvmaff.formats.plain import hotplug_data
+from kvmaff.formats.hotplug import hotplug_data, plugged_data
 from kvmaff.guest.monitor import TIMEOUT
 from kvmaff.host.reader import read_host
 from kvmaff.report.hotplug import hotplug_table
+
+if TYPE_CHECKING:
+    from kvmaff.binding.hotplug import Plugged
 
 __all__ = ["hotplug"]
 
@@ -55,10 +60,25 @@ def hotplug(
       kvmaff hotplug web 2 --qmp /run/web.qmp --json
     """
     empty = {"ok": False, "guest": guest, "asked": count, "plugged": []}
-    with json_errors(empty, as_json=as_json):
-        report = plug_in(
-            read_host(), guest, count, path=path, timeout=timeout, unbound=unbound, state_dir=journal.folder
-        )
+    there: list[Plugged] = []
+    try:
+        with json_errors(empty, as_json=as_json):
+            report = plug_in(
+                read_host(),
+                guest,
+                count,
+                path=path,
+                timeout=timeout,
+                unbound=unbound,
+                state_dir=journal.folder,
+                told=there.append,
+            )
+    except KeyboardInterrupt:
+        said = ", ".join(f"vCPU {one.index} (thread {one.tid})" for one in there) or "nothing"
+        say(f"interrupted: {said} was plugged in, and is where it belongs")
+        if as_json:
+            print_json({**empty, "plugged": [plugged_data(one) for one in there], "errors": ["interrupted"]})
+        raise
     errors = [*(report.error or "").splitlines(), *report.bound.problems]
     if as_json:
         print_json({**hotplug_data(report), "errors": errors})

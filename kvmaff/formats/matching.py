@@ -25,11 +25,10 @@ from kvmaff.formats.tomltext import shown
 from kvmaff.formats.trial import spec_problems
 from kvmaff.guest.guest import Guest, Role
 from kvmaff.guest.spec import MAX_VCPUS, GuestSpec, VcpuPolicy
-from kvmaff.kernel.text import printable
+from kvmaff.guest.vmm import cut_iothread
 
 __all__ = ["MatchedSpecs", "means", "specs_for", "void_affinities"]
 
-_COMM = 15
 """The kernel cuts a thread's name to so many bytes."""
 
 
@@ -218,7 +217,7 @@ def _indices(guest: Guest) -> list[int] | None:
 def _iothreads(guest: Guest, said: Sequence[str] | None) -> tuple[tuple[str, ...], str | None]:
     """Name a guest's IOThreads in order of their threads, and say what contradicts that."""
     known = [thread.iothread or "" for thread in guest.by_role(Role.IOTHREAD)]
-    cut = [_cut(name) for name in known]
+    cut = [cut_iothread(name) for name in known]
     if said is None:
         names: list[str] = []
         for name in known:
@@ -230,12 +229,7 @@ def _iothreads(guest: Guest, said: Sequence[str] | None) -> tuple[tuple[str, ...
         return tuple(said), None
     whole: dict[str, list[str]] = {}
     for name in said:
-        whole.setdefault(_cut(name), []).append(name)
+        whole.setdefault(cut_iothread(name), []).append(name)
     if Counter(cut) != Counter({name: len(names) for name, names in whole.items()}):
         return tuple(said), f"{', '.join(said) or 'none'} are not what runs, {', '.join(cut) or 'none'}"
     return tuple(whole[name].pop(0) for name in cut), None
-
-
-def _cut(name: str) -> str:
-    """Cut an IOThread's name as its thread shows it."""
-    return printable(f"IO {name}".encode()[:_COMM]).removeprefix("IO ")

@@ -7,7 +7,7 @@ These shapes are a contract: other programs read them. CPUs are cpulists, as eve
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -24,14 +24,10 @@ from kvmaff.host.threads import Thread
 from kvmaff.placement.explain import Explanation, RunnerUp
 from kvmaff.placement.placement import Placement, Unplaced
 
-if TYPE_CHECKING:
-    from kvmaff.binding.hotplug import HotplugReport
-
 __all__ = [
     "cpu_data",
     "grant_data",
     "guests_data",
-    "hotplug_data",
     "placement_data",
     "plan_data",
     "records_data",
@@ -277,30 +273,6 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         ],
         "absent": list(plan.absent),
         "homeless": list(plan.homeless),
-    }
-
-
-def hotplug_data(report: HotplugReport) -> dict[str, Any]:
-    """
-    Describe what was plugged in.
-
-    Args:
-        report: The report.
-
-    Returns:
-        ``ok, guest, pid, asked, plugged`` (a list of ``vcpu, tid, born, decided``), and ``bound`` as
-        :func:`report_data` has it.
-    """
-    return {
-        "ok": report.ok,
-        "guest": report.guest,
-        "pid": report.pid,
-        "asked": report.asked,
-        "plugged": [
-            {"vcpu": one.index, "tid": one.tid, "born": _text(one.born), "decided": _text(one.decided)}
-            for one in report.plugged
-        ],
-        "bound": report_data(report.bound),
     }
 
 

@@ -11,7 +11,7 @@ __all__ = ["LONGEST_LINE", "MOST_BYTES", "Client", "TooMuchError", "what_peer_di
 LONGEST_LINE = 1 << 21
 """Bytes: 8,192 vCPUs are 1.9 MB in query-cpus-fast's words."""
 MOST_BYTES = 1 << 24
-"""Bytes of a whole session."""
+"""Bytes between two questions."""
 
 
 class TooMuchError(Exception):
@@ -35,7 +35,23 @@ class Client(QMPClient):
         self._left = MOST_BYTES
         self.events.event_filter = lambda _: False  # nobody reads events, which would be kept for who does
 
+    def fresh(self) -> None:
+        """Begin to count what the peer says anew: a question is asked."""
+        self._left = MOST_BYTES
+
     async def _do_recv(self) -> Message:
+        line = await self._line()
+        if line.rstrip() == b"{":  # pretty=on: a value ends with a brace that is not indented
+            lines = [line]
+            while not line.startswith(b"}"):
+                line = await self._line()
+                if not line:
+                    raise EOFError
+                lines.append(line)
+            line = b"".join(lines)
+        return Message(line, eager=True)
+
+    async def _line(self) -> bytes:
         try:
             line = await self._readline()
         except ValueError:  # asyncio's word for it
@@ -43,7 +59,7 @@ class Client(QMPClient):
         self._left -= len(line)
         if self._left < 0:
             raise TooMuchError
-        return Message(line, eager=True)
+        return line
 
 
 def what_peer_did(error: BaseException) -> str:

@@ -35,11 +35,13 @@ class Question:
         pid: Its process.
         start: Its start, clock ticks after boot.
         monitors: Its monitors.
+        begun: Whether it is sure that it waits for none of them any more.
     """
 
     pid: int
     start: int
     monitors: Monitors
+    begun: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -60,7 +62,7 @@ def ask_monitors(questions: Sequence[Question], timeout: float) -> dict[int, Sai
     """
     Ask guests' monitors which thread is which.
 
-    A monitor for which its QEMU waits (``server=on`` without ``wait=off``) is not connected to: it would begin.
+    A monitor for which its QEMU may wait (``server=on`` without ``wait=off``) is not connected to: it would begin.
 
     Args:
         questions: The guests.
@@ -72,12 +74,12 @@ def ask_monitors(questions: Sequence[Question], timeout: float) -> dict[int, Sai
     found: dict[int, Said | str] = {}
     able: list[tuple[Question, tuple[Monitor, ...]]] = []
     for one in questions:
-        free = tuple(monitor for monitor in one.monitors.sockets if not monitor.waits)
+        free = tuple(monitor for monitor in one.monitors.sockets if one.begun or not monitor.waits)
         if free:
             able.append((one, free))
         elif one.monitors.sockets:
             found[one.pid] = (
-                "its QMP monitor is one that it waits for at its start (no wait=off), so it is not asked"
+                "its QMP monitor is one that it may be waiting for (no wait=off), so it is not asked"
             )
         else:
             found[one.pid] = "; ".join(f"its QMP monitor {why}" for why in dict.fromkeys(one.monitors.others))
@@ -103,6 +105,9 @@ def _all(able: Sequence[tuple[Question, tuple[Monitor, ...]]], timeout: float) -
                     iothreads = await qmp.iothreads()
             except KvmaffError as error:
                 return str(error)
+            both = {vcpu.tid for vcpu in vcpus} & {thread.tid for thread in iothreads}
+            if both:
+                return f"its QMP monitor says that thread {min(both)} is a vCPU's and an IOThread's"
             return Said(
                 vcpus={vcpu.index: vcpu.tid for vcpu in vcpus},
                 iothreads={thread.tid: thread.name for thread in iothreads},

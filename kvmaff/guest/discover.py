@@ -117,6 +117,7 @@ class _Seen:
     told: list[Told]
     doubt: str | None
     max_vcpus: int | None
+    vcpus_said: int
 
     @property
     def tasks(self) -> list[Task]:
@@ -289,6 +290,7 @@ class Discovery:
             told=told,
             doubt=doubt,
             max_vcpus=dict(smp.given).get("maxcpus") if smp else None,
+            vcpus_said=smp.topology.cpus if smp else 1,
         )
 
     def _answers(self, seen: Mapping[int, _Seen]) -> dict[int, Said | str]:
@@ -298,7 +300,10 @@ class Discovery:
             if one.evidence.why is None and (one.doubt or self._ask is AskMonitors.ALWAYS):
                 monitors = monitors_said([os.fsdecode(word) for word in one.words])
                 if monitors != Monitors():
-                    questions.append(Question(pid=pid, start=one.start, monitors=monitors))
+                    # a QEMU that waits for its monitor has its main thread and that for RCU, and no vCPU yet
+                    users = sum(told.role not in {Role.VHOST, Role.OTHER} for told in one.told)
+                    begun = users >= one.vcpus_said + 2
+                    questions.append(Question(pid=pid, start=one.start, monitors=monitors, begun=begun))
         return ask_monitors(questions, _ASK_SECONDS)
 
     def _by_threads(self, names: Sequence[Task]) -> Vmm | None:

@@ -1,9 +1,9 @@
 """
 Where a QEMU listens for QMP, as its command line says; which is input, and proved when it is connected to.
 
-``-qmp ADDRESS``, ``-qmp-pretty ADDRESS``, and ``-chardev socket,id=X,…`` with ``-mon chardev=X,mode=control`` are the
-ways to say it (QEMU qemu-options.hx, "Debug/Expert options"; chardev/char-socket.c). Only UNIX sockets are used: the
-kernel says who listens at one (SO_PEERCRED), at a TCP port it does not.
+``-qmp ADDRESS``, ``-qmp-pretty ADDRESS``, and ``-chardev socket,id=X,…`` with ``-mon chardev=X,mode=control`` or
+``-qmp chardev:X`` are the ways to say it (QEMU qemu-options.hx, "Debug/Expert options"; chardev/char-socket.c). Only
+UNIX sockets are used: the kernel says who listens at one (SO_PEERCRED), at a TCP port it does not.
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ def monitors_said(words: Sequence[str]) -> Monitors:
     for word, value in pairwise(words):
         option = f"-{word.lstrip('-')}" if word.startswith("-") else ""
         if option in {"-qmp", "-qmp-pretty"}:
-            _sort(_legacy(value), sockets, others)
+            if value.startswith("chardev:"):
+                controls.append(value.removeprefix("chardev:"))
+            else:
+                _sort(_legacy(value), sockets, others)
         elif option == "-chardev":
             said = dict(loose_pairs(value, "backend"))
             chardevs.setdefault(said.get("id", ""), said)

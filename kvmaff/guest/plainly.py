@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
@@ -38,12 +37,20 @@ async def to_its_end(what: Coroutine[Any, Any, None]) -> None:
         CancelledError: The caller gave up meanwhile; it has ended all the same.
     """
     task = asyncio.ensure_future(what)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):  # that the caller gave up is what is told
-            await task
-        raise
+    gave_up: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            gave_up = error  # and may do so again
+        except Exception:  # noqa: BLE001 - it is told below
+            break
+    if gave_up is None:
+        task.result()
+        return
+    if not task.cancelled():
+        task.exception()  # that the caller gave up is what is told
+    raise gave_up
 
 
 def _loop_runs() -> bool:

@@ -13,14 +13,20 @@ import asyncio
 import contextlib
 import os
 import socket
-import stat
-import struct
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
-from kvmaff.errors import KvmaffError, QmpBusy, QmpError, QmpRefused, Unsupported
+from kvmaff.errors import (
+    GuestNotVerified,
+    KvmaffError,
+    QmpBusy,
+    QmpError,
+    QmpRefused,
+    Unsupported,
+    WrongUsage,
+)
 from kvmaff.guest.commandline import command_line
 from kvmaff.guest.guest import Guest
 from kvmaff.guest.monitor import TIMEOUT, Monitor, monitors_said
@@ -34,7 +40,7 @@ from kvmaff.guest.qmpanswers import (
     stats_of,
     vcpus_of,
 )
-from kvmaff.kernel.scan import Proc
+from kvmaff.guest.qmpsocket import prove, reach, what_went_wrong
 from kvmaff.kernel.text import printable
 
 if TYPE_CHECKING:
@@ -42,7 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Qmp", "QmpState", "open_qmp", "qmp_session", "read_qmp"]
 
-_AGAIN = 0.02
+_LONGEST = 3600
+"""Seconds."""
 
 
 class Qmp:
@@ -78,6 +85,7 @@ class Qmp:
         from qemu.qmp import ExecuteError  # noqa: PLC0415 - the extra
 
         said = {name.replace("_", "-"): value for name, value in arguments.items()}
+        self._client.fresh()
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._client.execute(command, said or None)
@@ -168,7 +176,7 @@ class Qmp:
                 await self._client.disconnect()
         except Exception as cause:  # noqa: BLE001 - this is what is asked for
             error = cause
-        return _did_of(error)
+        return what_went_wrong(error)
 
     def _error(self, what: str) -> QmpError:
         return QmpError(f"pid {self.pid}: its QMP monitor {self.monitor} {what}", pid=self.pid)
@@ -192,7 +200,9 @@ class QmpState:
     stats: dict[int, dict[str, int | tuple[int, ...]]]
 
 
-async def read_qmp(guest: Guest, *, path: str | None = None, timeout: float = TIMEOUT) -> QmpState:
+async def read_qmp(
+    guest: Guest, *, path: str | os.PathLike[str] | None = None, timeout: float = TIMEOUT
+) -> QmpState:
     """
     Ask a guest's monitor all of that.
 
@@ -206,6 +216,7 @@ async def read_qmp(guest: Guest, *, path: str | None = None, timeout: float = TI
 
     Raises:
         GuestNotFound: The guest has ended.
+        GuestNotVerified: It is not proved to be one.
         QmpBusy: Somebody else is connected.
         QmpError: There is no monitor, it is not that of the guest, or what it answers cannot be true.
         Unsupported: The library is not installed.
@@ -223,7 +234,7 @@ async def read_qmp(guest: Guest, *, path: str | None = None, timeout: float = TI
 
 @contextlib.asynccontextmanager
 async def qmp_session(
-    guest: Guest, *, path: str | None = None, timeout: float = TIMEOUT, root: str = "/"
+    guest: Guest, *, path: str | os.PathLike[str] | None = None, timeout: float = TIMEOUT, root: str = "/"
 ) -> AsyncIterator[Qmp]:
     """
     Talk to a guest's QMP monitor, for as long as the context lasts; nobody else can meanwhile.
@@ -239,14 +250,23 @@ async def qmp_session(
 
     Raises:
         GuestNotFound: The guest has ended.
+        GuestNotVerified: It is not proved to be one.
         QmpBusy: Somebody else is connected.
         QmpError: There is no monitor, or it is not that of the guest.
         Unsupported: The library is not installed, or the machine is a recorded one.
     """
     if root != "/":
         raise Unsupported(f"{root} is a recorded machine: nobody answers there")
+    if not guest.verified:
+        raise GuestNotVerified(
+            f"pid {guest.pid} ({guest.name}) is not proved to be a guest: {guest.why}; it is not asked",
+            pid=guest.pid,
+            why=guest.why,
+        )
     words = command_line(guest)
     found = monitors_said(words)
+    if path is not None and (not (path := os.fspath(path)) or "\0" in path):
+        raise WrongUsage.of([f"{path!r} is no path of a socket"])
     monitors = found.sockets if path is None else (Monitor(path=path),)
     if not monitors:
         why = "; ".join(dict.fromkeys(f"its QMP monitor {why}" for why in found.others))
@@ -276,28 +296,31 @@ async def open_qmp(
         The conversation.
 
     Raises:
+        WrongUsage: The limit is none.
         QmpBusy: Somebody else is connected to the last.
         QmpError: Another reason why not.
         Unsupported: The library is not installed.
     """
+    if type(timeout) not in {int, float} or not 0 < timeout <= _LONGEST:
+        raise WrongUsage.of(
+            [f"the limit is a number of seconds above 0, at most {_LONGEST}, not {timeout!r}"]
+        )
     client_class = _library()
+    failed: list[QmpError] = []
     async with contextlib.AsyncExitStack() as stack:
-        for place, monitor in enumerate(monitors):
+        for monitor in monitors:
             try:
                 client = await stack.enter_async_context(
                     _connected(client_class, pid, start, monitor, timeout)
                 )
                 break
-            except QmpError:
-                if place == len(monitors) - 1:
-                    raise
+            except QmpError as error:
+                failed.append(error)
+        else:
+            # that somebody holds one is what can be helped
+            kind = next((QmpBusy for error in failed if isinstance(error, QmpBusy)), QmpError)
+            raise kind("; ".join(map(str, failed)), pid=pid) from failed[-1]
         yield Qmp(client, pid, monitor, timeout)
-
-
-def _did_of(error: BaseException) -> str:
-    from kvmaff.guest._qmpclient import what_peer_did  # noqa: PLC0415 - the extra
-
-    return "is no socket" if isinstance(error, _NoSocketError) else what_peer_did(error)
 
 
 def _library() -> type[Client]:
@@ -321,8 +344,8 @@ async def _connected(
     ) as ours:
         try:
             async with asyncio.timeout(timeout):
-                await _reach(ours, pid, monitor)
-                _prove(ours, pid, start, where)
+                await reach(ours, pid, monitor)
+                prove(ours, pid, start, where)
                 await client.connect(ours)
         except TimeoutError:
             if client.greeting is not None:
@@ -335,66 +358,11 @@ async def _connected(
         except KvmaffError:
             raise
         except Exception as error:  # whatever the peer provokes in the library is its fault
-            raise QmpError(f"{where} {_did_of(error)}", pid=pid) from error
+            raise QmpError(f"{where} {what_went_wrong(error)}", pid=pid) from error
         try:
             yield client
         finally:
             await to_its_end(_leave(client, ours, timeout))
-
-
-async def _reach(ours: socket.socket, pid: int, monitor: Monitor) -> None:
-    """Connect; as the process sees the path, and however long that is."""
-    fd = None if monitor.abstract else _file(pid, monitor.path)
-    try:
-        if fd is None:
-            name = b"\0" + os.fsencode(monitor.path)
-            address: str | bytes = name if monitor.tight else name.ljust(_SUN_PATH, b"\0")
-        else:
-            address = f"/proc/self/fd/{fd}"
-        while True:
-            try:
-                ours.connect(address)
-            except BlockingIOError:  # others wait already, and the queue is full
-                await asyncio.sleep(_AGAIN)
-            else:
-                return
-    finally:
-        if fd is not None:
-            os.close(fd)
-
-
-_SUN_PATH = 108
-
-
-def _file(pid: int, path: str) -> int:
-    """Open the socket's file as the process sees it; as we do where that may not be looked at."""
-    base = f"/proc/{pid}/root{path}" if path.startswith("/") else f"/proc/{pid}/cwd/{path}"
-    try:
-        fd = os.open(base, os.O_PATH | os.O_CLOEXEC)
-    except PermissionError:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise _NoSocketError
-    return fd
-
-
-class _NoSocketError(Exception):
-    """A path leads to something else."""
-
-
-def _prove(ours: socket.socket, pid: int, start: int, where: str) -> None:
-    """Raise where another process than the guest's listens there."""
-    size = struct.calcsize("3i")
-    listens, _, _ = struct.unpack("3i", ours.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    with Proc() as proc:
-        now = proc.start_of(pid)
-    if listens != pid or now != start:
-        raise QmpError(
-            f"{where} is served by process {listens or 'of another pid namespace'}, not by the guest's; nothing was "
-            "asked",
-            pid=pid,
-        )
 
 
 async def _leave(client: Client, ours: socket.socket, timeout: float) -> None:

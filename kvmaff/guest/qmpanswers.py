@@ -1,12 +1,15 @@
 """
 What a QMP monitor answers, checked field by field: it may be wrong, and a thread that it names is bound later.
 
+A process in another pid namespace knows its threads by other numbers; they are told by ours here.
+
 Rule: a thread belongs to the guest's process, now, by /proc; it is not the main thread, and no kernel worker is taken
 for one by whoever uses it. All that is wrong with an answer is told at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -51,7 +54,7 @@ class MonitorVcpu:
 
     Attributes:
         index: Its number.
-        tid: Its thread; under ``tcg,thread=single`` that of all.
+        tid: Its thread, by our number; under ``tcg,thread=single`` that of all.
         path: Its object's path, which also its place has.
     """
 
@@ -124,9 +127,9 @@ def vcpus_of(answer: object, pid: int) -> tuple[MonitorVcpu, ...]:
         wrong.append("two of its vCPUs are one object")
     if not found and not wrong:
         wrong.append("it has no vCPU")
-    wrong += _foreign(pid, {f"vCPU {one.index}": one.tid for one in found.values()})
+    ours = _ours(pid, {f"vCPU {one.index}": one.tid for one in found.values()}, wrong)
     _refuse(pid, "query-cpus-fast", wrong)
-    return tuple(found[index] for index in sorted(found))
+    return tuple(attrs.evolve(found[index], tid=ours[found[index].tid]) for index in sorted(found))
 
 
 def iothreads_of(answer: object, pid: int) -> tuple[MonitorIoThread, ...]:
@@ -155,9 +158,9 @@ def iothreads_of(answer: object, pid: int) -> tuple[MonitorIoThread, ...]:
         found[name] = MonitorIoThread(name=name, tid=tid)
     if len({one.tid for one in found.values()}) < len(found):
         wrong.append("two of its IOThreads share a thread")
-    wrong += _foreign(pid, {f"IOThread {one.name!r}": one.tid for one in found.values()})
+    ours = _ours(pid, {f"IOThread {one.name!r}": one.tid for one in found.values()}, wrong)
     _refuse(pid, "query-iothreads", wrong)
-    return tuple(found[name] for name in sorted(found))
+    return tuple(attrs.evolve(found[name], tid=ours[found[name].tid]) for name in sorted(found))
 
 
 def slots_of(answer: object, pid: int) -> tuple[Slot, ...]:
@@ -280,19 +283,41 @@ def _text(item: dict[str, object], key: str, where: str, wrong: list[str]) -> st
     return value
 
 
-def _foreign(pid: int, threads: dict[str, int]) -> list[str]:
-    """Which threads are not the process's, or no such thread."""
+def _ours(pid: int, threads: dict[str, int], wrong: list[str]) -> dict[int, int]:
+    """Our number of each thread that is the process's; which are not, or are its main thread, is wrong."""
     try:
-        own = {int(name) for name in os.listdir(f"/proc/{pid}/task")}
+        own = _numbers(pid)
     except OSError:
-        return [f"process {pid} has ended"]
-    wrong = [
+        wrong.append(f"process {pid} has ended")
+        return {}
+    wrong += [
         f"{what} is said to be thread {tid}, which is none of the process's"
         for what, tid in threads.items()
         if tid not in own
     ]
-    main = [f"{what} is said to be the process's main thread" for what, tid in threads.items() if tid == pid]
-    return wrong + main
+    wrong += [
+        f"{what} is said to be the process's main thread"
+        for what, tid in threads.items()
+        if own.get(tid) == pid
+    ]
+    return own
+
+
+def _numbers(pid: int) -> dict[int, int]:
+    """Our number of each of a process's threads, by the number that it has in the process's pid namespace."""
+    tids = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    try:
+        if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid"):
+            return {tid: tid for tid in tids}
+    except PermissionError:
+        return {tid: tid for tid in tids}  # one of another user's; whose threads these are was looked at
+    found = {}
+    for tid in tids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{tid}/status", "rb") as file:
+            told = next((line for line in file if line.startswith(b"NSpid:")), b"").split()
+            if len(told) > 1:
+                found[int(told[-1])] = tid
+    return found
 
 
 def _refuse(pid: int, command: str, wrong: Sequence[str]) -> None:

@@ -16,16 +16,18 @@ import attrs
 
 from kvmaff.guest.askmonitors import Said
 from kvmaff.guest.guest import Role, Source, number_list
-from kvmaff.guest.vmm import Vmm
+from kvmaff.guest.vmm import Vmm, cut_iothread
 from kvmaff.kernel.tasks import PF_IO_WORKER, PF_USER_WORKER, Task
 
-__all__ = ["Told", "clash_of", "doubt_of", "roles_by_monitor", "roles_of"]
+__all__ = ["DISAGREE", "Told", "clash_of", "doubt_of", "roles_by_monitor", "roles_of"]
 
 _ADVICE = (
     "start it with -name …,debug-threads=on or with -qmp unix:PATH,server=on,wait=off, or (under KVM) ask as root, to "
     "whom debugfs tells them"
 )
 _SHOWN = 4
+DISAGREE = "its sources disagree"
+"""How a doubt begins where a monitor contradicts names or the kernel."""
 
 
 @attrs.frozen(kw_only=True)
@@ -188,7 +190,7 @@ def clash_of(
         elif task.tid in said.iothreads:
             theirs = f"IOThread {said.iothreads[task.tid]}'s"
         else:
-            theirs = "no vCPU's"
+            theirs = "no IOThread's" if one.role is Role.IOTHREAD else "no vCPU's"
         by = one.source.value if one.source else "the kernel"
         if one.role is Role.VCPU:
             ours = "a vCPU's" if one.index is None else f"vCPU {one.index}'s"
@@ -196,17 +198,19 @@ def clash_of(
                 continue
         elif one.role in (Role.VHOST, Role.OTHER):
             ours = "a worker of the kernel's"
-            if theirs == "no vCPU's":
+            if task.tid not in number and task.tid not in said.iothreads:
                 continue
-        elif one.role is Role.IOTHREAD and task.tid in number:
+        elif one.role is Role.IOTHREAD:
             ours = f"IOThread {one.iothread}'s"
+            if task.tid not in number and one.iothread == cut_iothread(said.iothreads.get(task.tid, "")):
+                continue
         elif whole and task.tid in number:
             ours, by = "no vCPU's", Source.DEBUGFS.value
         else:
             continue
         wrong.append(f"thread {task.tid} is {ours} by {by}, {theirs} by QMP")
     more = f", and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-    return f"its sources disagree: {'; '.join(wrong[:_SHOWN])}{more}" if wrong else None
+    return f"{DISAGREE}: {'; '.join(wrong[:_SHOWN])}{more}" if wrong else None
 
 
 def _against_kernel(

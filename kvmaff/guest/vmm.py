@@ -17,7 +17,12 @@ from collections.abc import Sequence
 
 import attrs
 
-__all__ = ["BUILTIN", "QEMU", "Vmm", "vmm_of_executable"]
+from kvmaff.kernel.text import printable
+
+__all__ = ["BUILTIN", "QEMU", "Vmm", "cut_iothread", "vmm_of_executable"]
+
+_COMM = 15
+"""Bytes of a thread's name (TASK_COMM_LEN)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +112,19 @@ BUILTIN: tuple[Vmm, ...] = (
     ),
 )
 """The VMMs known from the start."""
+
+
+def cut_iothread(name: str) -> str:
+    """
+    Cut an IOThread's id as its thread's name shows it.
+
+    Args:
+        name: The id.
+
+    Returns:
+        What is left of it; the whole of one of at most 12 bytes.
+    """
+    return printable(f"IO {name}".encode(errors="replace")[:_COMM]).removeprefix("IO ")
 
 
 def vmm_of_executable(name: str, vmms: Sequence[Vmm]) -> Vmm | None:

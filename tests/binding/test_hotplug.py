@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -19,12 +19,15 @@ import kvmaff
 from kvmaff.binding.decided import last_decided
 from kvmaff.binding.journal import DECIDED, Journal
 from kvmaff.binding.plan import Plan, make_plan
+from kvmaff.binding.transaction import Transaction, Wish
 from kvmaff.binding.undo import list_records
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import GuestNotVerified, QmpBusy, QmpError, QmpRefused, RequestError, Unsupported
 from kvmaff.guest.askmonitors import AskMonitors
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest, Role
+from kvmaff.guest.qmp import Qmp
+from kvmaff.guest.qmpanswers import Slot
 from kvmaff.guest.spec import GuestSpec, VcpuPolicy
 from kvmaff.host.reader import Host
 from kvmaff.placement.placement import GuestPlacement, Placement, Score, ThreadPlacement
@@ -256,13 +259,11 @@ def test_not_for_everybody(host: Host, journal: Journal, tmp_path: Path) -> None
         ("slots", QmpError),
         ("swappedpaths", QmpError),
         ("stalls", QmpError),
-        ("stallsplug", QmpError),
         ("refuses", QmpRefused),
         ("hundred", QmpError),
         ("flood", QmpError),
         ("hangsup", QmpError),
         ("silent", QmpBusy),
-        ("true", QmpError),  # says yes to device_add, and has no new thread
     ],
 )
 def test_nothing_stays_changed(
@@ -279,6 +280,142 @@ def test_nothing_stays_changed(
         assert time.monotonic() - begun < 20
         assert before == kernel_masks(one.pid)
         assert kept == list_records(journal)
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ("stallsplug", "did not answer device_add within 0.5 s"),
+        ("true", "tells no new thread"),  # says yes to device_add
+        ("oldtid", "tells no new thread"),  # says that an IOThread is the new vCPU
+    ],
+)
+def test_nobody_knows(host: Host, journal: Journal, tmp_path: Path, does: str, words: str) -> None:
+    """Where a monitor fails while a vCPU is on its way that is said; every thread that was there is where it was."""
+    with peer(tmp_path, does) as one:
+        guest = _peer_guest(one)
+        os.sched_setaffinity(one.pid, EVEN)
+        _decide(host, guest, journal, most=4)
+        before = kernel_masks(one.pid)
+        report = kvmaff.hotplug(host, guest, 2, timeout=0.5, state_dir=journal.folder)
+        assert (False, ()) == (report.ok, report.plugged)
+        assert report.error is not None
+        assert words in report.error
+        assert "whether vCPU 2 is there is not known" in report.error
+        assert before == kernel_masks(one.pid)
+
+
+@needs_qemu
+@pytest.mark.parametrize("accel", ["kvm", "tcg"])
+def test_an_answer_that_is_lost(
+    started: Start, host: Host, journal: Journal, monkeypatch: pytest.MonkeyPatch, accel: str
+) -> None:
+    """QEMU does it although its answer comes too late: the new thread stays where the vCPU belongs."""
+    of = started(accel)
+    _decide(host, of.guest(), journal)
+    assert kvmaff.hotplug(host, of.guest(), 1, state_dir=journal.folder).ok
+    plug = Qmp.plug
+
+    async def late(self: Qmp, slot: Slot) -> None:
+        await plug(self, slot)
+        raise QmpError("it did not answer", pid=self.pid)
+
+    monkeypatch.setattr(Qmp, "plug", late)
+    report = kvmaff.hotplug(host, of.guest(), 2, state_dir=journal.folder)
+    assert not report.ok
+    assert report.error is not None
+    assert "whether vCPU 3 is there is not known" in report.error
+    monkeypatch.undo()
+    vcpus = kvmaff.read_qmp(of.guest()).vcpus
+    masks = kernel_masks(of.pid)
+    assert [0, 1, 2, 3] == [one.index for one in vcpus]
+    assert frozenset(ODD) == masks[vcpus[3].tid]
+    assert frozenset(EVEN) == masks[of.pid]
+
+
+@needs_qemu
+def test_one_thread_for_all(qemu: Start, host: Host, journal: Journal, tmp_path: Path) -> None:
+    """Under single-threaded TCG new vCPUs run in the thread of all, which stays where it belongs."""
+    extra = ("-qmp", f"unix:{tmp_path}/q,server=on,wait=off", "-cpu", "qemu64", "-smp", f"2,maxcpus={MOST}")
+    of = qemu("w,debug-threads=on", accel="tcg,thread=single", vcpus=2, extra=extra)
+    _decide(host, of.guest(), journal)
+    before = kernel_masks(of.pid)
+    report = kvmaff.hotplug(host, of.guest(), 2, state_dir=journal.folder)
+    assert (True, [EVEN, EVEN]) == (report.ok, [one.decided for one in report.plugged])
+    assert before == kernel_masks(of.pid)
+    assert not _plan(host, journal)
+
+
+@needs_qemu
+def test_decided_anew_meanwhile(
+    started: Start, host: Host, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody decides while the monitor is asked is what counts."""
+    of = started()
+    _decide(host, of.guest(), journal)
+    slots = Qmp.slots
+
+    async def slow(self: Qmp) -> tuple[Slot, ...]:
+        placement = last_decided(journal)
+        assert placement is not None
+        (one,) = placement.guests
+        threads = [
+            attrs.evolve(thread, cpus=ODD) if (thread.role, thread.index) == (Role.VCPU, 2) else thread
+            for thread in one.threads
+        ]
+        anew = attrs.evolve(placement, guests=(attrs.evolve(one, threads=tuple(threads)),))
+        make_plan(host, anew).bound_to(journal, lambda _: None).apply()
+        return await slots(self)
+
+    monkeypatch.setattr(Qmp, "slots", slow)
+    report = kvmaff.hotplug(host, of.guest(), 1, state_dir=journal.folder)
+    assert [(2, ODD, ODD)] == [(one.index, one.born, one.decided) for one in report.plugged]
+
+
+@needs_qemu
+def test_a_main_thread_that_may_not_move(
+    started: Start, host: Host, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a later vCPU cannot be bound, the earlier one stays where it belongs, on record."""
+    of = started()
+    _decide(host, of.guest(), journal)
+    assert kvmaff.hotplug(host, of.guest(), 1, state_dir=journal.folder).ok
+    bind, moves = Transaction.bind, []
+
+    def refused(self: Transaction, wishes: Sequence[Wish]) -> None:
+        moves.append(wishes)
+        if len(moves) == 4:  # the main thread, for vCPU 4 or 5
+            wishes = [attrs.evolve(wish, cpus=CpuSet([63])) for wish in wishes]  # as the kernel refuses a CPU
+        bind(self, wishes)
+
+    monkeypatch.setattr(Transaction, "bind", refused)
+    report = kvmaff.hotplug(host, of.guest(), 3, state_dir=journal.folder)
+    monkeypatch.undo()
+    assert not report.ok
+    assert report.plugged
+    assert report.error is not None
+    assert "was plugged in and stays; then:" in report.error
+    masks = kernel_masks(of.pid)
+    assert [frozenset(one.decided or ()) for one in report.plugged] == [
+        masks[one.tid] for one in report.plugged
+    ]
+    assert frozenset(EVEN) == masks[of.pid]
+
+
+@needs_qemu
+def test_told_as_it_goes(started: Start, host: Host, journal: Journal) -> None:
+    """Whoever wants to know is told of each vCPU when it is where it belongs."""
+    of = started()
+    _decide(host, of.guest(), journal)
+    told: list[tuple[int, frozenset[int]]] = []
+    report = kvmaff.hotplug(
+        host,
+        of.guest(),
+        3,
+        state_dir=journal.folder,
+        told=lambda one: told.append((one.index, kernel_masks(of.pid)[one.tid])),
+    )
+    assert [(one.index, frozenset(one.decided or ())) for one in report.plugged] == told
 
 
 @needs_qemu
@@ -316,7 +453,9 @@ def test_cancelled(started: Start, host: Host, journal: Journal, accel: str) -> 
     async def go(seconds: float) -> None:
         task = asyncio.create_task(kvmaff.hotplug_async(host, guest, 1, state_dir=journal.folder))
         await asyncio.sleep(seconds)
-        task.cancel()
+        for _ in range(3):  # whoever gives up may insist
+            task.cancel()
+            await asyncio.sleep(0.0005)
         with contextlib.suppress(asyncio.CancelledError, RequestError):
             await task
         assert {asyncio.current_task()} == asyncio.all_tasks()
@@ -357,6 +496,12 @@ def test_killed_in_between(started: Start, host: Host, journal: Journal) -> None
     assert -9 == done.returncode
     assert frozenset(ODD) == kernel_masks(of.pid)[of.pid]
     assert [of.pid] == [change.thread.tid for change in _plan(host, journal).changes]
+    # the next one does not take that for its place
+    report = kvmaff.hotplug(host, of.guest(), 1, state_dir=journal.folder)
+    assert [(3, ODD)] == [(one.index, one.born) for one in report.plugged]
+    assert frozenset(EVEN) == kernel_masks(of.pid)[of.pid]
+    assert report.bound.journal is not None
+    assert kvmaff.undo(report.bound.journal, state_dir=journal.folder).ok
     assert kvmaff.undo(state_dir=journal.folder).ok
     assert frozenset(EVEN) == kernel_masks(of.pid)[of.pid]
 

@@ -24,6 +24,7 @@ import attrs
 from kvmaff.guest.vmm import QEMU, Vmm
 from kvmaff.kernel.scan import Proc
 
+PLUGGED: list[object] = []
 GREETING = {
     "QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}
 }
@@ -43,7 +44,8 @@ class Peer:
     def vmms(self) -> tuple[Vmm, ...]:
         """A VMM that makes discovery believe that it is a guest."""
         vouched = frozenset({(self.pid, self.start)})
-        return (Vmm(name="peer", executables=(), vcpu=QEMU.vcpu, name_options=("-name",), vouched=vouched),)
+        known = {"vcpu": QEMU.vcpu, "iothread": QEMU.iothread, "name_options": ("-name",)}
+        return (Vmm(name="peer", executables=(), vouched=vouched, **known),)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -122,6 +124,15 @@ LIES: dict[str, Answers] = {
             {"cpu-index": 1 - n, "thread-id": tid, "qom-path": f"/m/{n}"} for n, tid in enumerate(_own()[1:3])
         ]
     },
+    "oldtid": {
+        "query-cpus-fast": lambda: (
+            [*_vcpus([*_own()[1:3]]), {"cpu-index": 2, "thread-id": _own()[3], "qom-path": "/m/2"}]
+            if PLUGGED
+            else _vcpus([*_own()[1:3]])
+        )
+    },
+    "both": {"query-iothreads": lambda: [{"id": "io1", "thread-id": _own()[1]}]},
+    "otherio": {"query-iothreads": lambda: [{"id": "io1", "thread-id": _own()[4]}]},
     "swapped": {"query-cpus-fast": lambda: _vcpus([*reversed(_own()[1:3])])},
 }
 
@@ -154,6 +165,10 @@ def _serve(connection: socket.socket, does: str) -> None:
 
     if does == "silent":
         time.sleep(600)
+    if does == "drips":
+        for byte in json.dumps(GREETING).encode():
+            say(bytes([byte]))
+            time.sleep(0.3)
     if does == "closes":
         return
     if does == "garbage":
@@ -193,6 +208,8 @@ def _serve(connection: socket.socket, does: str) -> None:
             if does == "refuses":
                 say({"error": {"class": "GenericError", "desc": "\x1b[2Jno"}, "id": number})
                 continue
+        if command == "device_add":
+            PLUGGED.append(number)
         answers = {**TRUE, **LIES.get(does, {})}
         say({"return": answers.get(command, dict)(), "id": number})
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import kvmaff
-from kvmaff.errors import GuestNotFound, KvmaffError, QmpBusy, QmpError, QmpRefused
+from kvmaff.errors import GuestNotFound, KvmaffError, QmpBusy, QmpError, QmpRefused, WrongUsage
 from kvmaff.guest.askmonitors import AskMonitors
 from kvmaff.guest.discover import Discovery, find_guests
 from kvmaff.guest.guest import Guest, Source
@@ -26,7 +26,7 @@ from kvmaff.guest.monitor import Monitor
 from kvmaff.guest.plainly import plainly
 from kvmaff.guest.qmp import open_qmp, qmp_session
 
-from ..conftest import Qemu, kernel_masks, needs_qemu, qmp
+from ..conftest import Qemu, kernel_masks, needs_qemu, needs_root, qmp
 from .qmppeer import LIES, Peer, peer
 
 pytest.importorskip("qemu.qmp", reason="the extra qmp is not installed")
@@ -165,6 +165,172 @@ def test_sources_that_disagree(tmp_path: Path) -> None:
         assert [0, 1] == [thread.index for thread in guest.vcpus]
 
 
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ("both", "is a vCPU's and an IOThread's"),
+        ("otherio", "is IOThread io1's by name, no IOThread's by QMP"),
+    ],
+)
+def test_iothreads_that_disagree(tmp_path: Path, does: str, words: str) -> None:
+    """The same for IOThreads."""
+    with peer(tmp_path, does) as one:
+        (guest,) = find_guests(vmms=one.vmms, pids=[one.pid], ask=AskMonitors.ALWAYS)
+        assert words in (guest.doubt or guest.unanswered or "")
+        assert ["io1"] == [thread.iothread for thread in guest.threads if thread.iothread]
+
+
+@needs_qemu
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-qmp-pretty", "unix:{},server=on,wait=off"),
+        ("-chardev", "socket,id=c,path={},server=on,wait=off", "-mon", "chardev=c,mode=control,pretty=on"),
+        ("-chardev", "socket,id=c,path={},server=on,wait=off", "-qmp", "chardev:c"),
+        ("-qmp", "unix:{}.no,server=on,wait=off", "-qmp", "unix:{},server=on,wait=off"),
+    ],
+)
+def test_spellings(qemu: Start, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Each way to have a monitor is one that answers; of several the first that is free."""
+    extra = tuple(word.format(tmp_path / "q") for word in words)
+    started = qemu("w,debug-threads=on", accel="tcg", vcpus=2, extra=extra)
+    (tmp_path / "q.no").unlink(missing_ok=True)
+    found = kvmaff.read_qmp(started.guest())
+    assert ([0, 1], 1) == ([one.index for one in found.vcpus], len(found.iothreads))
+
+
+@needs_root
+def test_in_another_mount_namespace(tmp_path: Path) -> None:
+    """A path on the way to which an absolute link stands is followed below the root of the guest's process."""
+    (tmp_path / "inside").mkdir()
+    inside = tmp_path / "inside"
+    script = (
+        f"mount -t tmpfs none {inside} && mkdir {inside}/run && ln -s {inside}/run {inside}/var-run && "
+        "exec qemu-system-x86_64 -S -nodefaults -display none -accel tcg -smp 2 -name w,debug-threads=on "
+        f"-qmp unix:{inside}/var-run/q,server=on,wait=off"
+    )
+    process = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not (found := find_guests(pids=[process.pid])) or 2 != len(found[0].vcpus):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert not (tmp_path / "inside" / "run").exists()
+        assert 2 == len(kvmaff.read_qmp(found[0]).vcpus)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_root
+@needs_qemu
+def test_in_another_pid_namespace(tmp_path: Path) -> None:
+    """A QEMU in a container numbers its threads otherwise; they are told by our numbers."""
+    words = [
+        "-S",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-accel",
+        "tcg",
+        "-smp",
+        "2",
+        "-name",
+        "w,debug-threads=on",
+    ]
+    more = ["-object", "iothread,id=io1", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "qemu-system-x86_64"]
+    with subprocess.Popen([*alone, *words, *more], stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 20
+            found: list[Guest] = []
+            while not found or 2 != len(found[0].vcpus):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+                mine = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                found = [*find_guests(pids=[int(pid) for pid in mine])]
+            told = kvmaff.read_qmp(found[0])
+            assert [thread.tid for thread in found[0].vcpus] == [vcpu.tid for vcpu in told.vcpus]
+            (io1,) = [thread.tid for thread in found[0].threads if thread.iothread]
+            assert [io1] == [thread.tid for thread in told.iothreads]
+            (always,) = find_guests(pids=[found[0].pid], ask=AskMonitors.ALWAYS)
+            assert ([Source.QMP] * 2, None) == ([thread.source for thread in always.vcpus], always.doubt)
+        finally:
+            process.kill()
+
+
+@needs_qemu
+def test_a_daemon_with_a_relative_path(tmp_path: Path) -> None:
+    """A daemon is in another folder than it was started in: that is said, and the whole path helps."""
+    words = [
+        "-S",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-accel",
+        "tcg",
+        "-smp",
+        "2",
+        "-name",
+        "w,debug-threads=on",
+    ]
+    more = ["-daemonize", "-pidfile", "pid", "-qmp", "unix:q,server=on,wait=off"]
+    subprocess.run(["qemu-system-x86_64", *words, *more], cwd=tmp_path, check=True)
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        (guest,) = find_guests(pids=[pid])
+        with pytest.raises(QmpError, match="-daemonize.*say the whole path"):
+            kvmaff.read_qmp(guest)
+        assert 2 == len(kvmaff.read_qmp(guest, path=str(tmp_path / "q")).vcpus)
+    finally:
+        os.kill(pid, 9)
+
+
+@needs_qemu
+def test_one_that_has_begun(qemu: Start, tmp_path: Path) -> None:
+    """A QEMU that waited for its monitor and has begun is asked like any other."""
+    words = (
+        "-nodefaults",
+        "-display",
+        "none",
+        "-accel",
+        "tcg",
+        "-smp",
+        "2",
+        "-S",
+        "-name",
+        "w,debug-threads=off",
+    )
+    command = ["qemu-system-x86_64", *words, "-qmp", f"unix:{tmp_path}/q,server=on"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        qmp(tmp_path / "q", {"execute": "query-status"})  # it begins
+        (guest,) = find_guests(pids=[process.pid])
+        assert ([0, 1], None) == ([thread.index for thread in guest.vcpus], guest.doubt)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_qemu
+def test_many_questions(qemu: Start, tmp_path: Path) -> None:
+    """A conversation lasts as long as it is needed: what is limited is what comes between two questions."""
+    started = qemu("w,debug-threads=on", accel="tcg", vcpus=1, extra=_socket(tmp_path))
+
+    async def go() -> int:
+        async with qmp_session(started.guest(), path=tmp_path / "q") as asked:
+            return sum([len(str(await asked.ask("query-qmp-schema"))) for _ in range(100)])
+
+    assert plainly(go) > 1 << 24
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e9])
+def test_a_limit_that_is_none(tmp_path: Path, timeout: float) -> None:
+    """A limit that is no limit is refused, and nobody is said to hold anything."""
+    with peer(tmp_path, "true") as one, pytest.raises(WrongUsage, match="a number of seconds above 0"):
+        _ask(one, "vcpus", timeout=timeout)
+
+
 @needs_qemu
 def test_a_monitor_that_qemu_waits_for_is_left_alone(qemu: Start, tmp_path: Path) -> None:
     """A QEMU that begins when somebody connects does not begin because somebody looks."""
@@ -260,6 +426,7 @@ def test_the_peer_itself(tmp_path: Path) -> None:
     ("does", "error", "words"),
     [
         ("silent", QmpBusy, "did not greet within 0.5 s"),
+        ("drips", QmpBusy, "did not greet within 0.5 s"),
         ("closes", QmpError, "closed the connection"),
         ("garbage", QmpError, "does not speak QMP"),
         ("bytes", QmpError, "QMP|no sense"),
