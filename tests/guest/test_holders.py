@@ -26,7 +26,7 @@ needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), rea
 
 # What a script says of guests, without those of others
 _SAY = """
-import json, os, subprocess, sys, time
+import json, os, socket, subprocess, sys, time
 from pathlib import Path
 from kvmaff.guest.discover import Discovery
 from tests.conftest import qmp, start_qemu
@@ -67,8 +67,13 @@ folder = Path(sys.argv[1])
 words = ("-qmp", f"unix:{folder}/q,server=on,wait=off", "-smp", sys.argv[2])
 started = start_qemu(f"x,debug-threads={sys.argv[3]}", vcpus=int(sys.argv[4]), extra=words)
 try:
-    with Discovery(stats=True) as discovery:
-        paused = said(discovery, [started.pid])
+    with Discovery(stats=True) as discovery, socket.socket(socket.AF_UNIX) as holder:
+        with Discovery(stats=True) as other:
+            paused = said(other, [started.pid])  # over QMP, where there are no names
+        time.sleep(0.2)
+        holder.connect(str(folder / "q"))
+        held = said(discovery, [started.pid])
+        holder.close()
         qmp(folder / "q", {"execute": "cont"})
         deadline = time.monotonic() + 20
         while True:
@@ -83,7 +88,7 @@ try:
             before = again
         vcpus = qmp(folder / "q", {"execute": "query-cpus-fast"})[0]
         truth = [[one["cpu-index"], one["thread-id"]] for one in vcpus]
-        print(json.dumps([discovery.holders, paused, running, truth, started.accel]))
+        print(json.dumps([discovery.holders, paused, held, running, truth, started.accel]))
 finally:
     started.process.kill()
 """
@@ -97,20 +102,24 @@ finally:
 def test_vcpus_as_qemu_says(tmp_path: Path, names: str, smp: str) -> None:
     """With and without thread names, APIC ids with gaps too, each vCPU's thread is the one that QMP tells."""
     count = int(smp[0])
-    how, paused, running, truth, accel = _apart(_QEMU, str(tmp_path), smp, names, str(count))
+    how, paused, held, running, truth, accel = _apart(_QEMU, str(tmp_path), smp, names, str(count))
     assert "kvm" == accel
     assert How.DEBUGFS == how
     (now,) = running
     assert (True, True, None) == (now["kvm"], now["verified"], now["doubt"])
     assert truth == [[index, tid] for index, tid, _ in now["vcpus"]]
     assert list(range(count)) == [index for index, _, _ in now["vcpus"]]
-    (then,) = paused  # no vCPU has run yet, so that the kernel knows no thread
+    # before a vCPU has run the kernel knows no thread; then names tell, or QMP, while nobody else holds that
+    (then,) = paused
+    assert [[n, tid, "name" if names == "on" else "qmp"] for n, tid in truth] == then["vcpus"]
+    assert then["doubt"] is None
+    (alone,) = held
     if names == "on":
-        assert [[n, tid, "name"] for n, tid in truth] == then["vcpus"]
-        assert then["doubt"] is None
+        assert then == alone
     else:
-        assert [] == then["vcpus"]
-        assert "as root" in then["doubt"]
+        assert [] == alone["vcpus"]
+        assert "as root" in alone["doubt"]
+        assert "somebody else" in alone["doubt"]
 
 
 _PASSED_ON = """
