@@ -15,7 +15,7 @@ from kvmaff.cli.common import json_errors, json_option, print_json, say, state_o
 from kvmaff.cli.deciding import Asked, decide, deciding_options, root_option
 from kvmaff.cli.values import qemu_version, standard_input
 from kvmaff.errors import RequestError
-from kvmaff.formats.libvirtxml import libvirt_xml, machine_of
+from kvmaff.formats.libvirtxml import libvirt_domain, machine_of
 from kvmaff.formats.qemuargs import qemu_arguments
 from kvmaff.formats.tomltext import read_text
 from kvmaff.guest.smprules import writing_rules
@@ -110,18 +110,19 @@ def qemu(
         arguments = qemu_arguments(
             found.shape,
             machine=machine,
-            cpu=cpu or ("host" if accel == "kvm" else "max"),
+            cpu=("host" if accel == "kvm" else "max") if cpu is None else cpu,
             accel=accel,
             vendor=found.vendor,
             prealloc=prealloc,
             **({} if qemu is None else {"qemu": qemu}),
         )
+    notes = list(found.shape.notes)
     if as_json:
         words = [word for option in arguments for word in option]
-        print_json({"guest": found.shape.spec.name, "arguments": words, "notes": list(found.shape.notes)})
+        print_json({"guest": found.shape.spec.name, "arguments": words, "notes": notes})
     else:
         click.echo(" \\\n".join(shlex.join(option) for option in arguments))
-    _notes(found.shape)
+    _say(found.shape, notes)
 
 
 @emit.command()
@@ -134,7 +135,8 @@ def qemu(
 @click.option(
     "--base",
     metavar="FILE",
-    help="A domain, as virsh dumpxml prints it, of which everything else stays; - for standard input.",
+    help="A domain, as virsh dumpxml prints it, of which everything else stays; - for standard input. IOThreads stay, "
+    "too, where the spec names none.",
 )
 def libvirt(
     asked: Asked,
@@ -163,19 +165,20 @@ def libvirt(
             machine = machine or machine_of(text)
         machine = machine or _MACHINE
         found = _found(asked, root, journal, machine, qemu, accel)
-        xml = libvirt_xml(
+        domain = libvirt_domain(
             found.shape,
             machine=machine,
-            cpu=cpu or ("host-passthrough" if accel == "kvm" else "maximum"),
+            cpu=("host-passthrough" if accel == "kvm" else "maximum") if cpu is None else cpu,
             accel=accel,
             vendor=found.vendor,
             base=text,
         )
+    notes = [*found.shape.notes, *domain.notes]
     if as_json:
-        print_json({"guest": found.shape.spec.name, "xml": xml, "notes": list(found.shape.notes)})
+        print_json({"guest": found.shape.spec.name, "xml": domain.xml, "notes": notes})
     else:
-        click.echo(xml, nl=False)
-    _notes(found.shape)
+        click.echo(domain.xml, nl=False)
+    _say(found.shape, notes)
 
 
 def _found(
@@ -208,6 +211,6 @@ def _place(asked: Asked, root: str, journal: Journal) -> tuple[Host, GuestPlacem
     return found.host, mine[0]
 
 
-def _notes(shape: GuestShape) -> None:
-    for note in shape.notes:
+def _say(shape: GuestShape, notes: list[str]) -> None:
+    for note in notes:
         say(f"{shape.spec.name}: {note}")

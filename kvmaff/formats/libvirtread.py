@@ -3,40 +3,32 @@ A libvirt domain -> a guest's spec.
 
 What libvirt says is taken from its elements; how the guest is to be placed from the metadata that
 :mod:`kvmaff.formats.libvirtxml` writes, and without that from its pins: a vCPU that alone is pinned to one CPU is
-dedicated. Everything that is wrong is said at once, each with its line.
+dedicated. Everything that is wrong is said at once, each with its line; what no spec can hold is a note.
+
+Rules (libvirt, as 9.0 does it): where cells have memory it is theirs, with the DIMMs, whatever ``<memory>`` says; a
+comment inside a text is no part of it. Cells and pins are sets of numbers until all are looked at: a small file can
+name very many.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from typing import Any
 
 from kvmaff.cpuset import CpuSet
 from kvmaff.errors import CpuTextError, SpecError
 from kvmaff.formats import fields
-from kvmaff.formats.libvirtxml import METADATA, PREFIX
+from kvmaff.formats.libvirtparts import dimm_bytes, iothread_ids, memory_devices, our_metadata, scale_of
+from kvmaff.formats.reading import SpecReading
 from kvmaff.formats.specs import parse_specs
 from kvmaff.formats.tomltext import cleaned, read_text, shown
-from kvmaff.formats.xmltree import Element, XmlError, children, parse_xml
+from kvmaff.formats.xmltree import Element, XmlError, children, content, parse_xml
 from kvmaff.guest.spec import MAX_VCPUS, GuestCell, GuestSpec, SpecContradiction, VcpuPolicy
 from kvmaff.host.pci import pci_address
 
-__all__ = ["parse_libvirt", "read_libvirt"]
+__all__ = ["libvirt_reading", "parse_libvirt", "read_libvirt"]
 
-_KIB = 1 << 10
-_UNITS = {
-    "b": 1,
-    "bytes": 1,
-    **{
-        name: base**power
-        for power, letter in enumerate("KMGTPE", 1)
-        for name, base in ((f"{letter}B", 1000), (letter, 1024), (f"{letter}iB", 1024))
-    },
-    "k": 1024,
-}
-"""libvirt's units (virScaleInteger); KiB where none is said."""
 _LEVELS = ("sockets", "dies", "clusters", "cores", "threads")
 _POLICIES = frozenset(
     {
@@ -64,6 +56,8 @@ _FIELDS = {
 }
 """Where in a domain a field of the spec stands; others are in the metadata."""
 _NUMBER = re.compile("[0-9]{1,19}", re.ASCII)
+_MADE_UP = re.compile(r'metadata(?::[0-9]+)?: (?:guest 1 \("x"\): )?')
+"""How a message about the metadata begins that is read as a file of specs; neither the file nor the guest is there."""
 
 
 def read_libvirt(path: str | os.PathLike[str]) -> GuestSpec:
@@ -84,14 +78,31 @@ def read_libvirt(path: str | os.PathLike[str]) -> GuestSpec:
 
 def parse_libvirt(text: str, where: str) -> GuestSpec:
     """
-    Read the spec of a domain.
+    Read the spec of a domain: that of :func:`libvirt_reading`.
+
+    Args:
+        text: As there.
+        where: As there.
+
+    Returns:
+        The spec.
+
+    Raises:
+        SpecError: As there.
+    """
+    return libvirt_reading(text, where).spec
+
+
+def libvirt_reading(text: str, where: str) -> SpecReading:
+    """
+    Read a domain.
 
     Args:
         text: The domain, as ``virsh dumpxml`` prints it.
         where: The file's name, for messages.
 
     Returns:
-        The spec.
+        The spec, and what it cannot hold.
 
     Raises:
         SpecError: Something in it is wrong; says everything that is.
@@ -102,7 +113,8 @@ def parse_libvirt(text: str, where: str) -> GuestSpec:
         raise SpecError.of(where, [f"{cleaned(where)}:{error.line}: {error.message}"]) from None
     if root.tag != "domain":
         raise SpecError.of(where, [f"{cleaned(where)}:1: is no domain, but a <{cleaned(root.tag)}>"])
-    return _Domain(root, lines, where).spec()
+    domain = _Domain(root, lines, where)
+    return SpecReading(spec=domain.spec(), notes=tuple(domain.notes))
 
 
 class _Domain:
@@ -111,15 +123,17 @@ class _Domain:
     def __init__(self, root: Element, lines: dict[int, int], where: str) -> None:
         self.root, self.lines, self.where = root, lines, where
         self.problems: list[tuple[int, str]] = []
+        self.notes: list[str] = []
 
     def spec(self) -> GuestSpec:
+        vcpus, cells = self._vcpus(), self._cells()
         values = {
             "name": self._checked(self.root.find("name"), "name", fields.guest_name),
             "uuid": self._checked(self.root.find("uuid"), "uuid", fields.uuid, needed=False),
-            **self._vcpus(),
-            "memory_bytes": self._memory(),
+            **vcpus,
+            "memory_bytes": self._memory(cells),
             "page_bytes": self._page(),
-            "cells": self._cells(),
+            "cells": cells,
             "iothreads": self._iothreads(),
             "devices": self._devices(),
         }
@@ -151,7 +165,7 @@ class _Domain:
                 self._note(None, name, "is missing")
             return None
         try:
-            return check((element.text or "").strip())
+            return check(content(element).strip())
         except ValueError as error:
             for each in error.args:
                 self._note(element, name, str(each))
@@ -164,19 +178,19 @@ class _Domain:
             return None
         return int(text)
 
-    def _size(
-        self, element: Element, name: str, text: str | None, unit: str | None, basic: int = _KIB
-    ) -> int | None:
-        scale = basic if unit is None else _UNITS.get(unit)
+    def _size(self, element: Element, name: str, text: str | None, unit: str | None) -> int | None:
+        scale = scale_of(unit)
         if scale is None:
-            self._note(element, name, f"has the unit {shown(unit)}; units are {', '.join(_UNITS)}")
+            self._note(
+                element, name, f"has the unit {shown(unit)}; units are bytes, KiB, MiB, GiB and so on, KB, MB"
+            )
             return None
         number = self._number(element, name, text, (1 << 63) // scale)
         return None if number is None else number * scale
 
     def _cpulist(self, element: Element, name: str, text: str | None) -> CpuSet | None:
         try:
-            return CpuSet.parse((text or "").strip())
+            return CpuSet.parse((text or "").strip(), exclude=True)
         except CpuTextError as error:
             self._note(element, name, str(error))
             return None
@@ -187,7 +201,7 @@ class _Domain:
         element = self.root.find("vcpu")
         if element is None:
             return {"vcpus": 1, **self._threads(1)}
-        most = self._number(element, "vcpu", element.text, MAX_VCPUS)
+        most = self._number(element, "vcpu", content(element), MAX_VCPUS)
         if most is None:
             return {}
         said = element.get("current")
@@ -214,9 +228,14 @@ class _Domain:
             return {}
         return {"threads": counts.get("threads", 1)}
 
-    def _memory(self) -> int | None:
+    def _memory(self, cells: tuple[GuestCell, ...] | None) -> int | None:
         element = self.root.find("memory")
-        return None if element is None else self._size(element, "memory", element.text, element.get("unit"))
+        said = (
+            None if element is None else self._size(element, "memory", content(element), element.get("unit"))
+        )
+        if cells and all(cell.memory_bytes for cell in cells):
+            return sum(cell.memory_bytes for cell in cells)
+        return said
 
     def _page(self) -> int | None:
         huge = self.root.find("memoryBacking/hugepages")
@@ -225,13 +244,18 @@ class _Domain:
         pages = list(children(huge, "page"))
         sizes = {self._size(page, "page size", page.get("size"), page.get("unit")) for page in pages}
         if not pages:
-            self._note(huge, "hugepages", "does not say of which size: <page size='2048' unit='KiB'/>")
+            self.notes.append(
+                f"{cleaned(self.where)}:{self.lines[id(huge)]}: <hugepages> are of the host's default size, which the "
+                "domain does not say: the spec is without them; add page_size, as Hugepagesize in /proc/meminfo says"
+            )
         elif len(sizes) > 1:
             self._note(huge, "hugepages", "are of several sizes, of which a spec has one")
         return next(iter(sizes), None) if len(sizes) == 1 else None
 
     def _cells(self) -> tuple[GuestCell, ...] | None:
-        found: dict[int, GuestCell] = {}
+        dimms = self._dimms()
+        found: dict[int, tuple[CpuSet, int]] = {}
+        taken, empty = CpuSet(), False
         for place, cell in enumerate(self.root.iterfind("cpu/numa/cell")):
             number = place
             if cell.get("id") is not None:
@@ -246,20 +270,38 @@ class _Domain:
             if number in found:
                 self._note(cell, "cell", f"has the id {number}, as another one has")
             if cpus is not None:
-                found[number] = GuestCell(vcpus=tuple(cpus), memory_bytes=size or 0)
-        return tuple(found[number] for number in sorted(found)) or None
+                if cpus & taken:
+                    self._note(cell, "cell cpus", f"has vCPU {(cpus & taken).first}, which another cell has")
+                elif not cpus and not empty:
+                    empty = True  # once is enough: a spec has no cell of memory alone
+                    self._note(cell, "cell cpus", "names no vCPU; a spec has no cell without")
+                found[number] = (cpus - taken, size or 0)
+                taken |= cpus
+        if not found or self.problems:
+            return None
+        return tuple(
+            GuestCell(vcpus=tuple(cpus), memory_bytes=size + dimms.get(number, 0) if size else 0)
+            for number, (cpus, size) in sorted(found.items())
+        )
+
+    def _dimms(self) -> dict[int, int]:
+        """How much memory of each cell is DIMMs."""
+        found: dict[int, int] = {}
+        for device in memory_devices(self.root):
+            node = device.find("target/node")
+            number = 0 if node is None else self._number(node, "node", content(node), MAX_VCPUS, 0)
+            if number is not None:
+                found[number] = found.get(number, 0) + dimm_bytes(device)
+        return found
 
     def _iothreads(self) -> tuple[str, ...] | None:
         element = self.root.find("iothreads")
-        ids = [one.get("id") for one in self.root.iterfind("iothreadids/iothread")]
-        count = 0 if element is None else self._number(element, "iothreads", element.text, MAX_VCPUS, 0) or 0
-        names = [f"iothread{one}" for one in ids]
-        number = 1
-        while len(names) < count:  # libvirt gives the lowest ids that are free
-            if f"iothread{number}" not in names:
-                names.append(f"iothread{number}")
-            number += 1
-        return tuple(names) or None
+        count = (
+            0 if element is None else self._number(element, "iothreads", content(element), MAX_VCPUS, 0) or 0
+        )
+        for one in self.root.iterfind("iothreadids/iothread"):
+            self._number(one, "iothread id", one.get("id"), (1 << 32) - 1)
+        return tuple(f"iothread{one}" for one in iothread_ids(self.root, count)) or None
 
     def _devices(self) -> tuple[str, ...] | None:
         found = []
@@ -278,16 +320,22 @@ class _Domain:
     # -- how it is to be placed
 
     def _policies(self, values: dict[str, Any]) -> dict[str, Any]:
-        said = next((one for one in self.root.iterfind("metadata/*") if _ours(one)), None)
-        if said is None:
+        ours = our_metadata(self.root)
+        if not ours:
             return self._pinned(values.get("max_vcpus") or 1)
+        said, *more = ours
+        for one in more:
+            self._note(one, "metadata", "says a second time how the guest is to be placed: take one out")
         # as many vCPUs as it has, so that the policies are judged with them
-        text = f"[[guest]]\nname = 'x'\nvcpus = {values.get('max_vcpus') or 1}\n{said.text or ''}"
+        text = f"[[guest]]\nname = 'x'\nvcpus = {values.get('max_vcpus') or 1}\n{content(said)}"
         try:
-            (entry,) = parse_specs(text, "metadata")
+            entry, *others = parse_specs(text, "metadata")
         except (SpecError, ValueError) as error:
             for each in getattr(error, "problems", (str(error),)):
-                self._note(said, "metadata", str(each).removeprefix("metadata:"))
+                self._note(said, "metadata", _MADE_UP.sub("", str(each), count=1))
+            return {}
+        if others:
+            self._note(said, "metadata", "has a table [[guest]]; it is that of one guest already")
             return {}
         given = entry.given()
         given.pop("vcpus", None)
@@ -308,19 +356,13 @@ class _Domain:
             cpus = self._cpulist(pin, "vcpupin cpuset", pin.get("cpuset"))
             if vcpu is not None and cpus is not None and vcpu < most:
                 pins[vcpu] = cpus
-        users = Counter(cpu for cpus in pins.values() for cpu in cpus)
+        once, again = CpuSet(), CpuSet()
+        for cpus in pins.values():
+            again |= once & cpus
+            once |= cpus
         alone = tuple(
-            sorted(vcpu for vcpu, cpus in pins.items() if len(cpus) == 1 and users[cpus.first] == 1)
+            sorted(vcpu for vcpu, cpus in pins.items() if len(cpus) == 1 and cpus.isdisjoint(again))
         )
         if len(alone) == most:
             return {"vcpu_policy": VcpuPolicy.DEDICATED}
         return {"vcpu_policy": VcpuPolicy.MIXED, "dedicated_vcpus": alone} if alone else {}
-
-
-def _ours(element: Element) -> bool:
-    """Whether an element is what is written into the metadata, whatever its prefix."""
-    if callable(element.tag) or not element.tag.endswith("guest"):  # a comment has a function
-        return False
-    prefix = element.tag.rpartition(":")[0]
-    said = element.get(f"xmlns:{prefix}" if prefix else "xmlns")
-    return said == METADATA or (said is None and prefix == PREFIX)

@@ -3,7 +3,7 @@ XML as elements that know their line, read with care.
 
 A document is input: it may have no document type, so that there are no entities to expand and nothing outside it to
 fetch. It may not be deeper or larger than any domain. Names keep their prefixes, so that what is not ours is written
-back as it was.
+back as it was. Comments are children; where one stands in a text, that text goes on behind it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
-__all__ = ["Element", "XmlError", "children", "parse_xml", "write_xml"]
+__all__ = [
+    "Element",
+    "XmlError",
+    "children",
+    "content",
+    "namespace",
+    "parse_xml",
+    "set_content",
+    "write_xml",
+]
 
 MOST_BYTES = 16 << 20
 _DEEPEST = 200
@@ -118,8 +127,62 @@ def write_xml(root: Element) -> str:
     Returns:
         The text, with a line's end.
     """
-    ET.indent(root)
+    _indent(root, "\n")
     return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _indent(element: Element, line: str) -> None:
+    """Give the children of an element lines of their own, but where a text stands among them: there blanks count."""
+    if not len(element) or content(element).strip():
+        return
+    element.text = f"{line}  "
+    for child in element:
+        _indent(child, f"{line}  ")
+        child.tail = f"{line}  "
+    element[-1].tail = line
+
+
+def content(element: Element) -> str:
+    """
+    Say which text an element has.
+
+    Args:
+        element: The element.
+
+    Returns:
+        Its text, also what stands between and behind its children and comments, without these.
+    """
+    return "".join([element.text or "", *(child.tail or "" for child in element)])
+
+
+def set_content(element: Element, text: str) -> None:
+    """
+    Give an element a text, and nothing else.
+
+    Args:
+        element: The element; what it held goes, its comments too, which were said of that.
+        text: The text.
+    """
+    for child in list(element):
+        element.remove(child)
+    element.text = text
+
+
+def namespace(element: Element, *around: Element) -> tuple[str | None, str]:
+    """
+    Say what an element's name means.
+
+    Args:
+        element: The element; no comment.
+        *around: The elements that it stands in, the innermost first.
+
+    Returns:
+        Its namespace, and its name in that; None for a prefix of which nothing is said, empty for no namespace.
+    """
+    prefix, colon, name = str(element.tag).rpartition(":")
+    key = f"xmlns:{prefix}" if colon else "xmlns"
+    said = next((one.attrib[key] for one in (element, *around) if key in one.attrib), None if colon else "")
+    return said, name
 
 
 def children(element: Element, name: str) -> Iterator[Element]:

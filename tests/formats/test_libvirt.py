@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import attrs
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as hs
 
 from kvmaff.errors import RequestError, SpecError, WrongUsage
-from kvmaff.formats.libvirtread import parse_libvirt
+from kvmaff.formats.libvirtread import libvirt_reading, parse_libvirt
 from kvmaff.formats.libvirtxml import libvirt_xml
 from kvmaff.guest.smprules import smp_rules
 from kvmaff.guest.spec import (
@@ -64,11 +66,13 @@ def test_a_spec_is_read_back(guest: GuestPlacement) -> None:
 @settings(max_examples=60)
 @given(placed_guests(), placed_guests())
 def test_a_domain_is_written_anew(before: GuestPlacement, guest: GuestPlacement) -> None:
-    """What one place wrote, another one writes over: the same comes out as from nothing, but for the id."""
+    """What one place wrote, another one writes over, but for the id, and for IOThreads that the spec does not name."""
     spec = attrs.evolve(guest.spec, name=before.spec.name, devices=())
     guest = attrs.evolve(guest, spec=spec)
     text = xml_of(guest, base=xml_of(before))
-    assert attrs.evolve(spec, uuid=before.spec.uuid) == parse_libvirt(text, "them")
+    kept = tuple(f"iothread{number}" for number in range(1, len(before.spec.iothreads) + 1))
+    expected = attrs.evolve(spec, uuid=before.spec.uuid, iothreads=spec.iothreads or kept)
+    assert expected == parse_libvirt(text, "them")
     assert text == xml_of(guest, base=text)
 
 
@@ -131,6 +135,38 @@ def test_pins_say_who_is_dedicated() -> None:
     assert VcpuPolicy.SHARED is parse_libvirt(text.replace("'5'", "'4'"), "them").vcpu_policy
 
 
+@given(hs.sampled_from("kmgtpe"), hs.sampled_from(["", "b", "ib"]), hs.data())
+def test_units_in_any_case(letter: str, rest: str, data: hs.DataObject) -> None:
+    """libvirt looks at no case; KB is 1000 bytes, K and KiB are 1024."""
+    unit = "".join(data.draw(hs.sampled_from([char, char.upper()])) for char in letter + rest)
+    size = (1000 if rest == "b" else 1024) ** ("kmgtpe".index(letter) + 1)
+    assert (
+        size * 3 == parse_libvirt(DOMAIN.replace("unit='GiB'>4<", f"unit='{unit}'>3<"), "them").memory_bytes
+    )
+    assert 3 << 10 == parse_libvirt(DOMAIN.replace("unit='GiB'>4<", "unit='Byte'>3072<"), "them").memory_bytes
+
+
+def test_libvirts_own_cpusets() -> None:
+    """With CPUs taken out: of pins and of cells."""
+    text = DOMAIN.replace("vcpu='0' cpuset='0'", "vcpu='0' cpuset='0-1,^0'").replace(
+        "</model>",
+        "</model><numa><cell cpus='0-1,^1' memory='1'/><cell cpus='1' memory='1'/></numa>",
+    )
+    spec = parse_libvirt(text, "them")
+    assert (0,) == spec.dedicated_vcpus
+    assert [(0,), (1,)] == [cell.vcpus for cell in spec.cells]
+
+
+def test_huge_pages_of_a_size_that_is_not_said() -> None:
+    """A spec cannot hold them: it is without, and that is told."""
+    text = DOMAIN.replace("<features>", "<memoryBacking><hugepages/></memoryBacking><features>")
+    reading = libvirt_reading(text, "web.xml")
+    assert 0 == reading.spec.page_bytes
+    (note,) = reading.notes
+    assert note.startswith("web.xml:9: <hugepages> are of the host's default size")
+    assert not libvirt_reading(DOMAIN, "web.xml").notes
+
+
 def test_what_libvirt_has_no_element_for() -> None:
     """How it is to be placed stands in the metadata, and is judged as a file of specs is."""
     spec = GuestSpec(
@@ -152,6 +188,19 @@ def test_what_libvirt_has_no_element_for() -> None:
             text.replace("trust_domain =", "uuid = '6ba7b810-9dad-11d1-80b4-00c04fd430c8'\nmemory = 1\n#"),
             "x",
         )
+    for wrong, said in (
+        ("[[guest]]\nname = 'mail'\ntrust_domain =", ":4: <metadata> has a table [[guest]]"),
+        ("= =", ":4: <metadata> "),
+        ("vcpu_policy =", ':4: <metadata> "vcpu_policy" is no key here'),
+    ):
+        with pytest.raises(SpecError) as error:
+            parse_libvirt(text.replace("trust_domain =", wrong), "web.xml")
+        (problem,) = error.value.problems
+        assert problem.startswith(f"web.xml{said}"), problem
+        assert "unpack" not in problem
+    twice = text.replace("</metadata>", "<k:guest xmlns:k='urn:kvmaff:guest:1'/></metadata>")
+    with pytest.raises(SpecError, match="says a second time"):
+        parse_libvirt(twice, "web.xml")
 
 
 ENTITIES = [
@@ -192,10 +241,16 @@ def test_document_types_are_refused(text: str) -> None:
         ("<features>", "<iothreads>-1</iothreads><features>", ["<iothreads> is a number"]),
         ("<features>", "<uuid>1</uuid><features>", ["<uuid> is a UUID"]),
         (
-            "<features>",
-            "<memoryBacking><hugepages/></memoryBacking><features>",
-            ["<hugepages> does not say of which size"],
+            "</model>",
+            "</model><numa><cell cpus='0-1' memory='1'/><cell cpus='1' memory='1'/></numa>",
+            [":10: <cell cpus> has vCPU 1, which another cell has"],
         ),
+        (
+            "</model>",
+            "</model><numa><cell cpus='0-1' memory='1'/><cell cpus='' memory='1'/></numa>",
+            [":10: <cell cpus> names no vCPU; a spec has no cell without"],
+        ),
+        ("<features>", "<iothreadids><iothread/></iothreadids><features>", ["<iothread id> is a number"]),
         (
             "</model>",
             "</model><numa><cell id='0' cpus='0' memory='1'/></numa>",
@@ -227,6 +282,38 @@ def test_everything_that_is_wrong_at_once() -> None:
     for bomb in ("<domain>" + "<a>" * 100_000, "<domain>" + " " * (17 << 20)):
         with pytest.raises(SpecError, match="deep|larger"):
             parse_libvirt(bomb, "them")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            "<cpu><numa>" + "<cell cpus='0-8191' memory='1'/>" * 5000 + "</numa></cpu>",
+            "which another cell has",
+        ),
+        ("<cpu><numa>" + "<cell cpus='' memory='1'/>" * 30000 + "</numa></cpu>", "names no vCPU"),
+        (
+            "<iothreadids>" + "<iothread id='1'/>" * 30000 + "</iothreadids>",
+            "names one twice",
+        ),
+    ],
+)
+def test_many_numbers_cost_little(more: str, said: str) -> None:
+    """A small file names very many vCPUs; what is wrong is said in a second or two, and memory stays small."""
+    text = f"<domain><name>a</name><vcpu>8192</vcpu>{more}</domain>"
+    began = time.process_time()
+    with pytest.raises(SpecError, match=said):
+        parse_libvirt(text, "them")
+    assert time.process_time() - began < 3
+
+
+def test_many_pins_cost_little() -> None:
+    """Of vCPUs that all may run everywhere none is dedicated."""
+    pins = "".join(f"<vcpupin vcpu='{vcpu}' cpuset='0-8191'/>" for vcpu in range(8192))
+    began = time.process_time()
+    text = f"<domain><name>a</name><vcpu>8192</vcpu><cputune>{pins}</cputune></domain>"
+    assert VcpuPolicy.SHARED is parse_libvirt(text, "them").vcpu_policy
+    assert time.process_time() - began < 3
 
 
 def test_what_libvirt_could_not_take() -> None:
