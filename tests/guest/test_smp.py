@@ -182,6 +182,8 @@ def test_near_misses_are_named() -> None:
         ("pc-q35-9.0", (7, 2), "kvm", "QEMU 7.2 has no machine type 'pc-q35-9.0'"),
         ("q35", None, "hvf", "accelerator 'hvf' is not known"),
         ("q35\n", None, "kvm", "is not known"),
+        ("pc-q35-999.0", None, "kvm", "of no version of QEMU that there is or soon will be"),
+        ("pc-q35-0.0", None, "kvm", "of no version of QEMU that there is or soon will be"),
     ],
 )
 def test_what_is_not_known(machine: str, qemu: tuple[int, int] | None, accel: str, said: str) -> None:
