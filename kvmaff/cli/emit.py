@@ -14,11 +14,11 @@ from kvmaff.binding.journal import Journal
 from kvmaff.cli.common import json_errors, json_option, print_json, say, state_option
 from kvmaff.cli.deciding import Asked, decide, deciding_options, root_option
 from kvmaff.cli.values import qemu_version, standard_input
-from kvmaff.errors import RequestError
+from kvmaff.errors import RequestError, WrongUsage
 from kvmaff.formats.libvirtxml import libvirt_domain, machine_of
 from kvmaff.formats.qemuargs import qemu_arguments
 from kvmaff.formats.tomltext import read_text
-from kvmaff.guest.smprules import writing_rules
+from kvmaff.guest.smprules import SmpRules, writing_rules
 from kvmaff.host.reader import Host, read_host
 from kvmaff.host.vendor import cpu_vendor
 from kvmaff.placement.placement import GuestPlacement
@@ -27,6 +27,8 @@ from kvmaff.placement.shape import GuestShape, guest_shape
 __all__ = ["emit"]
 
 _MACHINE = "q35"
+_FOREIGN = ("virt", "s390-ccw-virtio")
+"""Machine types of other architectures, of which the rules are known."""
 
 
 @click.group()
@@ -75,6 +77,7 @@ class _Found:
 
     host: Host
     shape: GuestShape
+    rules: SmpRules
     vendor: str | None
 
 
@@ -114,7 +117,7 @@ def qemu(
             accel=accel,
             vendor=found.vendor,
             prealloc=prealloc,
-            **({} if qemu is None else {"qemu": qemu}),
+            qemu=found.rules.qemu,
         )
     notes = list(found.shape.notes)
     if as_json:
@@ -187,9 +190,13 @@ def _found(
     if len(asked.names) != 1:
         raise click.UsageError("name the one GUEST that is to be written")
     rules = writing_rules(machine, qemu, accel)
+    if rules.machine.startswith(_FOREIGN):
+        raise WrongUsage.of(
+            [f"machine type {machine!r} is none of x86's; what is written is for qemu-system-x86_64"]
+        )
     host, placed = _place(asked, root, journal)
     shape = guest_shape(host, placed, rules)
-    return _Found(host=host, shape=shape, vendor=cpu_vendor(host.root))
+    return _Found(host=host, shape=shape, rules=rules, vendor=cpu_vendor(host.root))
 
 
 def _place(asked: Asked, root: str, journal: Journal) -> tuple[Host, GuestPlacement]:

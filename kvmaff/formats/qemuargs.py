@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from kvmaff.cpuset import CpuSet
-from kvmaff.errors import RequestError
+from kvmaff.errors import RequestError, WrongUsage
+from kvmaff.formats.tomltext import shown
 from kvmaff.guest.keyval import escaped
 from kvmaff.guest.smp import SmpTopology
 from kvmaff.guest.smprules import Version
@@ -55,8 +56,11 @@ def qemu_arguments(
         The arguments, each option with its value; the order matters.
 
     Raises:
+        WrongUsage: The CPU model is none.
         RequestError: QEMU could not take something: an IOThread's name, or an amount of memory.
     """
+    if not cpu or not cpu.isprintable():
+        raise WrongUsage.of([f"a CPU is the name of a model, with flags, not {shown(cpu)}"])
     problems = list(_problems(shape))
     if problems:
         raise RequestError.of(problems)

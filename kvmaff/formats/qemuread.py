@@ -3,101 +3,93 @@ The command line of a QEMU -> a guest's spec.
 
 Read: ``-name``, ``-uuid``, ``-smp`` and ``-machine smp.x=``, ``-m``, ``-object`` (memory backends, IOThreads; also as
 JSON, as libvirt writes it), ``-numa``, ``-device vfio-pci``. Everything else is passed over. What is read is judged by
-QEMU's rules, and everything that is wrong is said at once.
+QEMU's rules, and everything that is wrong is said at once. What is so and no spec can hold is a note.
 
 A command line does not say how the guest is to be placed: that is for a spec to say.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kvmaff.cpuset import CpuSet
-from kvmaff.errors import CpuTextError, SpecError, WrongUsage
+from kvmaff.errors import SpecError, WrongUsage
 from kvmaff.formats import fields
-from kvmaff.formats.tomltext import shown
+from kvmaff.formats.qemunuma import numa_cells
+from kvmaff.formats.qemuscript import qemu_words
+from kvmaff.formats.qemuwords import READ, bytes_of, options, switched_on, texts
+from kvmaff.formats.reading import SpecReading
+from kvmaff.formats.tomltext import cleaned, shown
+from kvmaff.guest.keyval import escaped
 from kvmaff.guest.smp import SmpTopology, read_smp
-from kvmaff.guest.smprules import ANY_MACHINE, LEVELS, Version, smp_rules
+from kvmaff.guest.smprules import ANY_MACHINE, Version, smp_rules
 from kvmaff.guest.spec import GuestCell, GuestSpec, SpecContradiction
 from kvmaff.host.pci import pci_address
 
-__all__ = ["parse_qemu", "parse_qemu_text"]
+__all__ = ["parse_qemu", "parse_qemu_text", "qemu_reading", "qemu_text_reading"]
 
-_FLAGS = frozenset(
-    {
-        *(
-            "S",
-            "s",
-            "h",
-            "help",
-            "version",
-            "snapshot",
-            "nographic",
-            "curses",
-            "enable-kvm",
-            "no-kvm",
-            "no-acpi",
-        ),
-        *("no-hpet", "no-reboot", "no-shutdown", "daemonize", "nodefaults", "no-user-config", "nodefconfig"),
-        *(
-            "only-migratable",
-            "preconfig",
-            "singlestep",
-            "usb",
-            "full-screen",
-            "no-quit",
-            "alt-grab",
-            "ctrl-grab",
-        ),
-        *(
-            "portrait",
-            "win2k-hack",
-            "no-fd-bootchk",
-            "mem-prealloc",
-            "semihosting",
-            "enable-fips",
-            "xen-attach",
-        ),
-        *("xen-domid-restrict", "old-param", "no-frame", "sdl"),
-    }
-)
-"""Options without a value (qemu-options.hx of 2.12 to 10.0)."""
-_UNITS = {"": 1, **{letter: 1 << 10 * power for power, letter in enumerate("BKMGTPE")}}
-_SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+(?:\.[0-9]+)?)([bkmgtpe]?)", re.ASCII | re.IGNORECASE)
-_PROGRAM = re.compile(r"(?:.*/)?(?:qemu-system-[a-z0-9_]+|qemu-kvm)|/.*/kvm", re.ASCII | re.DOTALL)
-_PLACES = {f"{level[:-1]}-id": level[:-1] for level in LEVELS}
 _DEFAULT_MEMORY = 128 << 20
-_LARGEST = 1 << 62
+_MIB = 1 << 20
 
 
 def parse_qemu_text(text: str, where: str, qemu: Version | None = None) -> GuestSpec:
     """
-    Read a command line as it is typed into a shell, or stands in a script.
+    Read a command line as it stands in a script: the spec of :func:`qemu_text_reading`.
 
     Args:
-        text: The text; a backslash at a line's end goes on.
-        where: The file's name, for messages.
-        qemu: The version of the binary; None for that of the machine type.
+        text: As there.
+        where: As there.
+        qemu: As there.
 
     Returns:
         The spec.
 
     Raises:
-        SpecError: Something in it is wrong; says everything that is.
+        SpecError: As there.
     """
-    try:
-        words = shlex.split(text.replace("\\\n", " "), comments=True)
-    except ValueError as error:
-        raise SpecError.of(where, [f"{where}: is no command line: {error}"]) from None
-    starts = [at + 1 for at, word in enumerate(words) if _PROGRAM.fullmatch(word)]
-    return parse_qemu(words[max(starts, default=0) :], where, qemu)
+    return qemu_text_reading(text, where, qemu).spec
+
+
+def qemu_text_reading(text: str, where: str, qemu: Version | None = None) -> SpecReading:
+    """
+    Read a command line as it is typed into a shell, or stands in a script. Nothing is run.
+
+    Args:
+        text: The text, with what else the script does; or the options alone.
+        where: The file's name, for messages.
+        qemu: The version of the binary; None for that of the machine type.
+
+    Returns:
+        The spec, and what it cannot hold.
+
+    Raises:
+        SpecError: Something in it is wrong; it starts several QEMUs; or what matters is known to a shell only, as
+            ``$NAME``. Says everything that is.
+    """
+    return qemu_reading(qemu_words(text, where), where, qemu)
 
 
 def parse_qemu(words: Sequence[str], where: str, qemu: Version | None = None) -> GuestSpec:
+    """
+    Read the arguments of a QEMU: the spec of :func:`qemu_reading`.
+
+    Args:
+        words: As there.
+        where: As there.
+        qemu: As there.
+
+    Returns:
+        The spec.
+
+    Raises:
+        SpecError: As there.
+    """
+    return qemu_reading(words, where, qemu).spec
+
+
+def qemu_reading(words: Sequence[str], where: str, qemu: Version | None = None) -> SpecReading:
     """
     Read the arguments of a QEMU.
 
@@ -107,27 +99,40 @@ def parse_qemu(words: Sequence[str], where: str, qemu: Version | None = None) ->
         qemu: The version of the binary; None for that of the machine type.
 
     Returns:
-        The spec; its policies are those of which nothing is said.
+        The spec, its policies those of which nothing is said; and what it cannot hold.
 
     Raises:
         SpecError: Something in it is wrong; says everything that is.
     """
-    return _CommandLine(words, where, qemu).spec()
+    line = _CommandLine(words, where, qemu)
+    return SpecReading(spec=line.spec(), notes=tuple(line.notes))
 
 
 class _CommandLine:
     def __init__(self, words: Sequence[str], where: str, qemu: Version | None) -> None:
         self.where, self.qemu = where, qemu
         self.problems: list[str] = []
+        self.notes: list[str] = []
         self.options: dict[str, list[str]] = {}
-        self._at: dict[tuple[str, ...], dict[tuple[int, ...], list[int]]] = {}
-        for name, value in self._options(words):
-            self.options.setdefault(name, []).append(value)
+        self._in_order: list[tuple[str, str]] = []
+        for option in options(words):
+            if option.value is not None:
+                self.options.setdefault(option.name, []).append(option.value)
+                self._in_order.append((option.name, option.value))
+            elif option.name in READ:
+                self._note(option.name, "wants a value, and is the last word")
+        if not words:
+            self.problems.append(f"{where}: is empty")
 
     def spec(self) -> GuestSpec:
         smp = self._smp()
         objects = [*self._parsed("object", "qom-type")]
-        memory = self._memory()
+        backends = {
+            str(one.get("id")): one["size"]
+            for one in objects
+            if _is_memory(one) and "size" in one and self._size("object", one["size"])
+        }
+        memory = self._memory(backends)
         numa = [*self._parsed("numa", "type")]
         values = {
             **self._name(),
@@ -137,7 +142,7 @@ class _CommandLine:
             "memory_bytes": memory,
             "iothreads": self._iothreads(objects),
             "page_bytes": self._page(objects),
-            "cells": self._cells(numa, objects, smp, memory),
+            "cells": self._cells(numa, backends, smp, memory),
             "devices": self._devices(),
         }
         found = None
@@ -153,26 +158,6 @@ class _CommandLine:
     def _note(self, option: str, what: str) -> None:
         self.problems.append(f"{self.where}: -{option}: {what}")
 
-    # -- words
-
-    def _options(self, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-        at = 0
-        while at < len(words):
-            word = words[at]
-            at += 1
-            if not word.startswith("-") or word == "-":
-                continue  # the program, or a disk image
-            name = word[2 if word.startswith("--") else 1 :]
-            if name in _FLAGS:
-                yield name, ""
-            elif at < len(words):
-                yield {"M": "machine"}.get(name, name), words[at]
-                at += 1
-            else:
-                self._note(name, "wants a value, and is the last word")
-        if not words:
-            self.problems.append(f"{self.where}: is empty")
-
     def _parsed(self, option: str, first: str) -> Iterator[dict[str, Any]]:
         for text in self.options.get(option, ()):
             if text.startswith("{"):
@@ -184,14 +169,14 @@ class _CommandLine:
                 if isinstance(found, dict):
                     yield found
             else:
-                yield _words(text, first)
+                yield texts(text, first)
 
     # -- what they say
 
     def _name(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        texts = self.options.get("name", ())
-        name = _words(texts[-1], "guest").get("guest") if texts else None
+        said = self.options.get("name", ())
+        name = texts(said[-1], "guest").get("guest") if said else None
         if name is None:
             self._note("name", "is not given: a guest needs a name")
         else:
@@ -209,31 +194,57 @@ class _CommandLine:
                 self._note(option, str(each))
             return None
 
+    def _machines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What is said of the machine, by ``-machine`` and the options that are short for it, in order."""
+        for name, value in self._in_order:
+            if name == "machine":
+                yield name, texts(value, "type")
+            elif name in {"smp", "m"}:
+                yield name, {name: value}
+
     def _smp(self) -> SmpTopology:
-        machines = [_words(text, "type") for text in self.options.get("machine", ())]
-        told = [
-            f"{key[4:]}={value}"
-            for machine in machines
-            for key, value in machine.items()
-            if key.startswith("smp.")
-        ]
-        names = [str(machine["type"]) for machine in machines if "type" in machine]
-        accels = [str(text) for text in self.options.get("accel", ())]
+        told: list[str] = []
+        machine = "pc"
+        for name, said in self._machines():
+            if name == "smp":
+                told.append(said["smp"])
+            for key, value in said.items():
+                if key.startswith("smp."):
+                    told.append(f"{key.removeprefix('smp.')}={escaped(str(value))}")
+                elif key == "type":
+                    machine = str(value)
+        accels = self.options.get("accel", [])
         tcg = bool(accels) and accels[0].startswith("tcg")
         try:
-            rules = smp_rules(names[-1] if names else "pc", self.qemu, "tcg" if tcg else "kvm")
+            rules = smp_rules(machine, self.qemu, "tcg" if tcg else "kvm")
         except WrongUsage:
             rules = ANY_MACHINE
         try:
-            return read_smp([*self.options.get("smp", ()), *told], rules).topology
+            return read_smp(told, rules).topology
         except WrongUsage as error:
             self.problems += [f"{self.where}: {what}" for what in error.problems]
             return SmpTopology(cpus=1, maxcpus=1)
 
-    def _memory(self) -> int | None:
-        said = [_words(text, "size").get("size") for text in self.options.get("m", ())]
-        sizes = [size for size in said if size is not None]
-        return self._size("m", str(sizes[-1]), 1 << 20) if sizes else _DEFAULT_MEMORY
+    def _memory(self, backends: Mapping[str, object]) -> int | None:
+        """What ``-m`` says; else the size of the machine's own backend, which has to be the same; else QEMU's."""
+        said: object = None
+        backend: str | None = None
+        for name, one in self._machines():
+            if name == "m":
+                said = texts(one["m"], "size").get("size", said)
+            else:
+                said = one.get("memory.size", said)
+                backend = one.get("memory-backend", backend)
+        amount = None if said is None else self._size("m", said, _MIB)
+        if backend is None:
+            return amount if said is not None else _DEFAULT_MEMORY
+        if backend not in backends:
+            self._note("machine", f"there is no memory backend {shown(backend)} that has a size")
+            return None
+        size = bytes_of(backends[backend])
+        if amount is not None and amount != size:
+            self._note("machine", f"memory backend {shown(backend)} has {size} bytes, -m says {amount}")
+        return size
 
     def _iothreads(self, objects: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
         names = [one.get("id") for one in objects if one.get("qom-type") == "iothread"]
@@ -241,120 +252,44 @@ class _CommandLine:
         return found
 
     def _size(self, option: str, text: object, plain: int = 1) -> int | None:
-        if type(text) is int:
-            return text if 0 <= text < _LARGEST else None
-        match = _SIZE.fullmatch(str(text))
-        amount = 0
-        if match is not None:
-            unit = _UNITS[match[2].upper()] if match[2] else plain
-            number = match[1]
-            if number.lower().startswith("0x"):
-                amount = int(number, 16) * unit
-            elif len(number) < 30:
-                whole, _, part = number.partition(".")
-                amount = int(whole) * unit + (int(part) * unit // 10 ** len(part) if part else 0)
-        if not 0 < amount < _LARGEST:
-            self._note(option, f"is no amount of memory: {shown(str(text))}; as 4G, 512M")
-            return None
+        amount = bytes_of(text, plain)
+        if amount is None:
+            self._note(option, f"is no amount of memory: {shown(text)}; as 4G, 512M")
         return amount
 
     def _page(self, objects: Sequence[Mapping[str, Any]]) -> int | None:
-        sizes = {
-            self._size("object", one["hugetlbsize"])
-            for one in objects
-            if str(one.get("qom-type")).startswith("memory-backend-") and "hugetlbsize" in one
-        }
+        sizes = set()
+        for one in filter(_is_memory, objects):
+            if "hugetlbsize" in one:
+                sizes.add(self._size("object", one["hugetlbsize"]))
+            elif switched_on(one.get("hugetlb")):
+                self._unsaid("-object memory-backend-memfd,hugetlb=on", "/proc/meminfo (Hugepagesize)")
+            elif _is_huge(one.get("mem-path")):
+                self._unsaid(
+                    f"-object memory-backend-file,mem-path={one['mem-path']}", "/proc/mounts (pagesize)"
+                )
+        for path in filter(_is_huge, self.options.get("mem-path", [])[-1:]):
+            self._unsaid(f"-mem-path {path}", "/proc/mounts (pagesize)")
         if len(sizes) > 1:
             self._note("object", "huge pages are of several sizes, of which a spec has one")
         return next(iter(sizes), None)
 
+    def _unsaid(self, option: str, file: str) -> None:
+        note = (
+            f"{self.where}: {cleaned(option)}: huge pages, whose size a command line does not say: the spec is without "
+            f"them; add page_size, as {file} of its host says"
+        )
+        if note not in self.notes:
+            self.notes.append(note)
+
     def _cells(
         self,
         numa: Sequence[Mapping[str, Any]],
-        objects: Sequence[Mapping[str, Any]],
+        backends: Mapping[str, object],
         smp: SmpTopology,
         memory: int | None,
     ) -> tuple[GuestCell, ...] | None:
-        sizes = {str(one.get("id")): one["size"] for one in objects if "size" in one}
-        amounts: dict[int, int] = {}
-        home: dict[int, int] = {}
-        for one in numa:
-            kind = one.get("type")
-            if kind == "node":
-                number = self._whole("nodeid", one.get("nodeid", len(amounts)))
-                if number in amounts:
-                    self._note("numa", f"node {number} is there twice")
-                amounts[number] = self._of_node(one, sizes)
-                for vcpu in self._vcpus(one.get("cpus")):
-                    home[vcpu] = number
-        for one in numa:
-            if one.get("type") == "cpu":
-                number = self._whole("node-id", one.get("node-id"))
-                if number not in amounts:
-                    self._note("numa", f"cpu: there is no node {shown(one.get('node-id'))}")
-                home |= dict.fromkeys(self._matching(one, smp), number)
-        if not amounts:
-            return None
-        outside = [vcpu for vcpu in home if vcpu >= smp.maxcpus]
-        if outside:
-            self._note("numa", f"there is no vCPU {min(outside)}; -smp makes {smp.maxcpus}")
-        for vcpu in range(smp.maxcpus):
-            home.setdefault(vcpu, min(amounts))  # QEMU's own rule for those of which nothing is said
-        empty = [number for number in sorted(amounts) if number not in home.values()]
-        if empty:
-            self._note("numa", f"node {empty[0]} has no vCPU: its memory would be of a cell that has none")
-        if memory is not None and any(amounts.values()) and sum(amounts.values()) != memory:
-            self._note(
-                "numa", f"nodes have {sum(amounts.values())} bytes of memory together, -m says {memory}"
-            )
-        return tuple(
-            GuestCell(
-                vcpus=tuple(vcpu for vcpu in range(smp.maxcpus) if home[vcpu] == number),
-                memory_bytes=amounts[number],
-            )
-            for number in sorted(amounts)
-        )
-
-    def _of_node(self, node: Mapping[str, Any], sizes: Mapping[str, Any]) -> int:
-        if "memdev" in node:
-            name = str(node["memdev"])
-            if name not in sizes:
-                self._note("numa", f"there is no memory backend {shown(name)}")
-                return 0
-            return self._size("object", sizes[name]) or 0
-        return (self._size("numa", node["mem"], 1 << 20) or 0) if "mem" in node else 0
-
-    def _whole(self, word: str, value: object) -> int:
-        text = str(value)
-        if not re.fullmatch("[0-9]{1,5}", text, re.ASCII):
-            self._note("numa", f"{word} is a number, not {shown(value)}")
-            return -1
-        return int(text)
-
-    def _vcpus(self, value: object) -> Iterator[int]:
-        for one in value if isinstance(value, list) else [] if value is None else [value]:
-            try:
-                yield from CpuSet.parse(str(one))
-            except CpuTextError as error:
-                self._note("numa", f"cpus: {error}")
-
-    def _matching(self, one: Mapping[str, Any], smp: SmpTopology) -> list[int]:
-        """The vCPUs at a place of which only some numbers are said."""
-        wanted = {_PLACES[word]: self._whole(word, value) for word, value in one.items() if word in _PLACES}
-        levels = tuple(wanted)
-        if levels not in self._at:
-            at: dict[tuple[int, ...], list[int]] = {}
-            for vcpu in range(smp.maxcpus):
-                place = smp.place(vcpu)
-                at.setdefault(tuple(getattr(place, level) for level in levels), []).append(vcpu)
-            self._at[levels] = at
-        found = self._at[levels].get(tuple(wanted.values()), [])
-        if not found:
-            self._note(
-                "numa",
-                f"cpu: no vCPU is at {', '.join(f'{word}={one[word]}' for word in one if word in _PLACES)}",
-            )
-        return found
+        return numa_cells(numa, backends, smp, memory, functools.partial(self._note, "numa"))
 
     def _devices(self) -> tuple[str, ...]:
         found = []
@@ -367,22 +302,10 @@ class _CommandLine:
         return tuple(dict.fromkeys(found))
 
 
-def _words(text: str, first: str) -> dict[str, Any]:
-    """
-    Take a text apart as QemuOpts does: a word alone is switched on, the first one is a value.
+def _is_memory(one: Mapping[str, Any]) -> bool:
+    return str(one.get("qom-type")).startswith("memory-backend-")
 
-    Of a word that is there several times ``cpus``, ``host-nodes`` and the like are lists; of others the last one holds.
-    """
-    found: dict[str, Any] = {}
-    parts = [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
-    for place, part in enumerate(parts):
-        key, equals, value = part.partition("=")
-        if not equals:
-            key, value = (first, part) if place == 0 else (part, "on")
-        if not key:
-            continue
-        if key in {"cpus", "host-nodes"}:
-            found.setdefault(key, []).append(value)
-        else:
-            found[key] = value
-    return found
+
+def _is_huge(path: object) -> bool:
+    """Whether a path is in a hugetlbfs, by the names that these have: what is mounted where is not in the words."""
+    return any(part.startswith("huge") for part in str(path).lower().split("/"))

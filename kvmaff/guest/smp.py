@@ -345,14 +345,17 @@ def _counted(given: Mapping[str, int], rules: SmpRules) -> tuple[dict[str, int],
 def _misfits(counts: Mapping[str, int], rules: SmpRules) -> Iterable[SmpFault]:
     product = math.prod(counts[level] for level in LEVELS)
     cpus, most = counts["cpus"], counts["maxcpus"]
-    shown = " * ".join(f"{level} ({counts[level]})" for level in rules.levels)
-    if max(product, _partial(counts)) >= BITS:
+    partial = _partial(counts)
+    if partial >= BITS:
+        # what is 0 could not be counted: the total is divided by this product, which does not fit
+        given = " * ".join(f"{level} ({counts[level]})" for level in rules.levels if counts[level])
         yield SmpFault(
             SmpKind.OVERFLOW,
-            f"{shown} make {product} vCPUs",
+            f"{given} make {partial} vCPUs",
             "QEMU counts in 32 bits: it ends with SIGFPE, or takes another number",
         )
         return
+    shown = " * ".join(f"{level} ({counts[level]})" for level in rules.levels)
     if product != most:
         yield SmpFault(
             SmpKind.PRODUCT,

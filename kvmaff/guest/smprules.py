@@ -138,6 +138,8 @@ def smp_rules(machine: str, qemu: Version | None = None, accel: Accel = "kvm") -
         raise WrongUsage.of(problems)
     family, match = found
     version = family.version(match, qemu)
+    if not _FIRST <= version < _LAST:
+        problems.append(f"machine type {machine!r} is of no version of QEMU that there is or soon will be")
     if version > (qemu or max(version, OLDEST)):
         problems.append(f"QEMU {_dotted(qemu or NEWEST)} has no machine type {machine!r}")
     if problems:
@@ -216,6 +218,8 @@ class _Family:
 
 _UBUNTU = {"bionic": (2, 11), "focal": (4, 2), "jammy": (6, 2), "noble": (8, 2)}
 """Ubuntu's own machine types are those of a version by another name."""
+_FIRST, _LAST = (0, 10), (50, 0)
+"""Machine types have versions since QEMU 0.10; there is one major version a year."""
 _VERSION = r"(?P<major>[0-9]{1,3})\.(?P<minor>[0-9]{1,3})(?:\.[0-9]{1,3})?"
 _SERIES = rf"(?:{_VERSION}|(?P<ubuntu>{'|'.join(_UBUNTU)})(?:-hpb)?)"
 _PC_LEVELS = ("dies", "modules")

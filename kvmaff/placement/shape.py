@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from kvmaff.cpuset import CpuSet
 from kvmaff.errors import RequestError
 from kvmaff.guest.guest import Role
 from kvmaff.guest.smp import SmpTopology, read_smp
@@ -103,6 +104,7 @@ def guest_shape(host: Host, placed: GuestPlacement, rules: SmpRules) -> GuestSha
     groups = _groups(host, placed)
     smp = _topology(spec, groups, rules, notes)
     notes += _unseen(host, placed)
+    notes += _wide(host, placed, groups)
     memory = spec.memory_bytes or sum(cell.memory_bytes for cell in spec.cells)
     if spec.cells and not memory:
         raise RequestError.of(
@@ -202,6 +204,27 @@ def _unseen(host: Host, placed: GuestPlacement) -> Iterable[str]:
         core = [vcpu for vcpu in range(first, first + spec.threads) if vcpu in real]
         if len({real[vcpu] for vcpu in core}) > 1:
             yield f"vCPUs {core[0]} and {core[1]} are on different cores, and the guest takes them for siblings"
+            return
+
+
+def _wide(host: Host, placed: GuestPlacement, groups: Sequence[int | None]) -> Iterable[str]:
+    """Over how much vCPUs float of which the guest sees one; and cores of its own that two cells share."""
+    spec, columns = placed.spec, host.columns
+    floating = [placed.cpus_of(Role.VCPU, vcpu) or CpuSet() for vcpu in spec.floating if groups[vcpu] is None]
+    over = CpuSet.union_of(floating)
+    l3 = sum(not over.isdisjoint(group) for group in columns.l3)
+    nodes = sum(not over.isdisjoint(node.cpus) for node in host.topology.nodes)
+    if l3 > 1 and not any(group is not None for group in groups):
+        yield f"its vCPUs float over {l3} L3 groups, which are not shown"
+    if nodes > 1 and not spec.cells:
+        yield f"its vCPUs float over {nodes} NUMA nodes, and without cells it sees one"
+    home = _home(spec)
+    for first in range(0, spec.max_vcpus if spec.cells else 0, spec.threads):
+        if len(set(home[first : first + spec.threads])) > 1:
+            yield (
+                f"vCPUs {first} and {first + spec.threads - 1} are siblings of one core that the guest sees, and in "
+                "different cells: give each cell whole cores"
+            )
             return
 
 

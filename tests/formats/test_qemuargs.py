@@ -194,7 +194,7 @@ def test_command_lines_that_are_wrong(text: str, said: list[str]) -> None:
     with pytest.raises(SpecError) as error:
         parse_qemu_text(text, "start.sh")
     assert all(any(one in problem for problem in error.value.problems) for one in said), error.value.problems
-    assert all(problem.startswith("start.sh: ") for problem in error.value.problems)
+    assert all(problem.startswith("start.sh:") for problem in error.value.problems)
 
 
 @given(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as hs
@@ -141,7 +143,7 @@ def test_examples(
             "q35",
             (7, 2),
             ["overflow"],
-            "sockets (65536) * dies (1) * cores (65536) * threads (0) make 0 vCPUs",
+            "sockets (65536) * dies (1) * cores (65536) make 4294967296 vCPUs",
         ),
         (
             "4294967297",
@@ -180,6 +182,8 @@ def test_near_misses_are_named() -> None:
         ("pc-q35-9.0", (7, 2), "kvm", "QEMU 7.2 has no machine type 'pc-q35-9.0'"),
         ("q35", None, "hvf", "accelerator 'hvf' is not known"),
         ("q35\n", None, "kvm", "is not known"),
+        ("pc-q35-999.0", None, "kvm", "of no version of QEMU that there is or soon will be"),
+        ("pc-q35-0.0", None, "kvm", "of no version of QEMU that there is or soon will be"),
     ],
 )
 def test_what_is_not_known(machine: str, qemu: tuple[int, int] | None, accel: str, said: str) -> None:
@@ -232,3 +236,27 @@ def test_warnings() -> None:
     assert any("machine types up to 6.1" in line for line in old.warnings)
     assert not read_smp("8,sockets=2", smp_rules("q35", (7, 2))).warnings
     assert read_smp("8,sockets=2,clusters=1", smp_rules("q35", (9, 0))).warnings
+
+
+def test_overflows_name_what_does_not_fit() -> None:
+    """Also where QEMU's total has no room for more: what could not be counted is no 0 in the product."""
+    with pytest.raises(SmpError) as error:
+        SmpTopology.parse("65536,sockets=65536,cores=65536")
+    (fault,) = error.value.faults
+    assert (
+        SmpKind.OVERFLOW,
+        "sockets (65536) * dies (1) * modules (1) * cores (65536) make 4294967296 vCPUs",
+    ) == (
+        fault.kind,
+        fault.text,
+    )
+
+
+def test_very_many_mistakes_are_told_in_part() -> None:
+    """A long text is answered soon."""
+    text = ",".join(f"core{number}=1" for number in range(100_000))
+    began = time.process_time()
+    with pytest.raises(SmpError) as error:
+        SmpTopology.parse(text)
+    assert 100 == len(error.value.faults)
+    assert time.process_time() - began < 3

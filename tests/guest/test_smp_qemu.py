@@ -144,6 +144,25 @@ def test_known_texts(machine: str, text: str) -> None:
     compared(machine, [text])
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("8", "sockets=2"),
+        ("sockets.a=1", "sockets=2"),
+        ("sockets=2", "sockets.a=1"),
+        ("sockets.a=1,sockets=2",),
+        ("sockets=2,sockets.a=1",),
+        ("sockets.a=1,sockets.a.b=2",),
+        ("sockets.a.b=1", "sockets.a=2"),
+        ("sockets.a=1", "sockets.b=2"),
+        ("8,foo=1", "foo.x=2"),
+    ],
+)
+def test_several_texts(texts: tuple[str, ...]) -> None:
+    """Later ones win, key by key; a key is not at once that of a value and of more keys."""
+    compared("q35", list(texts))
+
+
 @example(SmpTopology(cpus=4, maxcpus=24, sockets=2, dies=3, cores=2, threads=2))
 @given(smp_topologies(("sockets", "dies", "cores", "threads"), most=64))
 def test_vcpus_are_where_qemu_has_them(topology: SmpTopology) -> None:

@@ -85,6 +85,21 @@ def test_examples(spec: GuestSpec, counts: tuple[int, ...], notes: int) -> None:
     assert notes == len(shape.notes), shape.notes
 
 
+def test_cells_that_share_a_core_are_told() -> None:
+    """QEMU takes siblings in two cells; no machine has them."""
+    halves = (GuestCell(vcpus=(0, 3)), GuestCell(vcpus=(1, 2)))
+    notes = guest_shape(host(), placed(dedicated(4, threads=2, cells=halves)), RULES).notes
+    assert any("vCPUs 0 and 1 are siblings of one core that the guest sees" in note for note in notes)
+
+
+def test_what_a_guest_floats_over_is_told() -> None:
+    """Of several L3 groups and nodes that its vCPUs float over a guest sees one."""
+    spec = GuestSpec(name="g", vcpus=host().topology.online.last + 1, memory_bytes=1 << 30)
+    notes = guest_shape(host(), placed(spec), RULES).notes
+    assert any("float over" in note and "L3 groups, which are not shown" in note for note in notes)
+    assert any("NUMA nodes, and without cells it sees one" in note for note in notes)
+
+
 def test_vcpus_of_one_guest_core_are_siblings() -> None:
     """Threads innermost, as they were placed."""
     guest = placed(dedicated(8, threads=2))
