@@ -18,6 +18,8 @@ from typing import Any
 
 import attrs
 
+from kvmaff.guest.keyval import loose_pairs
+
 __all__ = ["READ", "Option", "bytes_of", "options", "switched_on", "texts"]
 
 READ = frozenset({"name", "uuid", "smp", "machine", "m", "object", "numa", "device", "accel", "mem-path"})
@@ -131,11 +133,7 @@ def texts(text: str, first: str) -> dict[str, Any]:
         the last one holds.
     """
     found: dict[str, Any] = {}
-    parts = [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
-    for place, part in enumerate(parts):
-        key, equals, value = part.partition("=")
-        if not equals:
-            key, value = (first, part) if place == 0 else (part, "on")
+    for key, value in loose_pairs(text, first):
         if not key:
             continue
         if key in _LISTS:
