@@ -275,8 +275,9 @@ def test_nothing_stays_changed(
         _decide(host, guest, journal, most=4)
         kept, before = list_records(journal), kernel_masks(one.pid)
         begun = time.monotonic()
+        timeout = 0.5 if does in {"stalls", "flood", "silent"} else 10
         with pytest.raises(error):
-            kvmaff.hotplug(host, guest, 2, timeout=0.5, state_dir=journal.folder)
+            kvmaff.hotplug(host, guest, 2, timeout=timeout, state_dir=journal.folder)
         assert time.monotonic() - begun < 20
         assert before == kernel_masks(one.pid)
         assert kept == list_records(journal)
@@ -297,7 +298,8 @@ def test_nobody_knows(host: Host, journal: Journal, tmp_path: Path, does: str, w
         os.sched_setaffinity(one.pid, EVEN)
         _decide(host, guest, journal, most=4)
         before = kernel_masks(one.pid)
-        report = kvmaff.hotplug(host, guest, 2, timeout=0.5, state_dir=journal.folder)
+        timeout = 0.5 if does == "stallsplug" else 10
+        report = kvmaff.hotplug(host, guest, 2, timeout=timeout, state_dir=journal.folder)
         assert (False, ()) == (report.ok, report.plugged)
         assert report.error is not None
         assert words in report.error

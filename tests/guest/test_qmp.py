@@ -32,6 +32,8 @@ from .qmppeer import LIES, Peer, peer
 pytest.importorskip("qemu.qmp", reason="the extra qmp is not installed")
 
 SHORT = 0.5
+SLOW = {"silent", "drips", "stalls", "flood", "strangers"}
+"""Peers that only a limit in time ends; a machine may be slow, so that the others have a long one."""
 
 Start = Callable[..., Qemu]
 
@@ -104,9 +106,8 @@ def test_discovery_asks_no_more_than_it_must(qemu: Start, tmp_path: Path) -> Non
     named = qemu("w,debug-threads=on", accel="tcg", vcpus=2, extra=_socket(tmp_path))
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(str(tmp_path / "q"))
-        before = time.monotonic()
-        assert [Source.NAME] * 2 == [one.source for one in named.guest().vcpus]
-        assert time.monotonic() - before < 1.0
+        guest = named.guest()
+        assert ([Source.NAME] * 2, None) == ([one.source for one in guest.vcpus], guest.unanswered)
         (always,) = find_guests(pids=[named.pid], ask=AskMonitors.ALWAYS)
     assert always.doubt is None
     assert always.unanswered is not None
@@ -452,7 +453,7 @@ def test_whoever_misbehaves(tmp_path: Path, does: str, error: type[KvmaffError],
         threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
         before, largest = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(error, match=words) as caught:
-            _ask(one, "vcpus", timeout=SHORT)
+            _ask(one, "vcpus", timeout=SHORT if does in SLOW else 10)
         assert time.monotonic() - before < 20
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < 128 << 10  # KiB
         assert str(caught.value).isprintable()
@@ -483,7 +484,7 @@ def test_many_that_are_held_take_as_long_as_one(tmp_path: Path) -> None:
         vmms = tuple(vmm for one in peers for vmm in one.vmms)
         before = time.monotonic()
         found = find_guests(vmms=vmms, pids=[one.pid for one in peers], ask=AskMonitors.ALWAYS)
-        assert time.monotonic() - before < 3
+        assert time.monotonic() - before < 3.8  # four, one after the other, take more than four
     told = {guest.pid: guest.unanswered for guest in found}
     assert told.pop(peers[0].pid) is None
     assert all("somebody else" in (why or "") for why in told.values())
@@ -577,7 +578,7 @@ def test_cancelled(tmp_path: Path) -> None:
         folder = tmp_path / does
         folder.mkdir()
         with peer(folder, does) as one:
-            assert asyncio.run(go(one)) < 1
+            assert asyncio.run(go(one)) < 10
 
 
 def test_plain_calls_within_a_running_loop(tmp_path: Path) -> None:
