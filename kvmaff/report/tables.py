@@ -183,6 +183,8 @@ def _thread_cells(group: Sequence[GuestThread]) -> list[Text]:
     first = group[0]
     numbers = number_list(thread.index for thread in group if thread.index is not None)
     role = f"{first.role} {numbers}" if numbers and first.role is Role.VCPU else str(first.role)
+    if len(group) == 1 and first.iothread is not None:
+        role = f"{first.role} {first.iothread}"
     thread = f"{first.name} ({first.tid})" if len(group) == 1 else f"{len(group)} threads"
     last = number_list(thread.cpu for thread in group if thread.cpu is not None)
     return [Text(role), Text(thread), _cpus(first.mask), Text(last)]

@@ -56,6 +56,7 @@ def test_plug(started: Qemu, state_dir: Path) -> None:
     assert [(n, "qmp") for n in range(4)] == [
         (thread["index"], thread["source"]) for thread in guest["threads"] if thread["role"] == "vcpu"
     ]
+    assert "iothread io1" in _run("guests", "--threads")[1]
     assert ["io1"] == [thread["iothread"] for thread in guest["threads"] if thread["iothread"]]
 
 
