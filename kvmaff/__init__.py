@@ -47,10 +47,11 @@ if TYPE_CHECKING:
         WrongUsage,
     )
     from kvmaff.formats.capture import Captured
-    from kvmaff.formats.libvirtread import parse_libvirt, read_libvirt
-    from kvmaff.formats.libvirtxml import libvirt_xml
-    from kvmaff.formats.qemuargs import qemu_arguments
-    from kvmaff.formats.qemuread import parse_qemu, parse_qemu_text
+    from kvmaff.formats.libvirtread import libvirt_reading, parse_libvirt, read_libvirt
+    from kvmaff.formats.libvirtxml import LibvirtDomain, libvirt_domain, libvirt_xml
+    from kvmaff.formats.qemuargs import qemu_arguments, qemu_notes
+    from kvmaff.formats.qemuread import parse_qemu, parse_qemu_text, qemu_reading, qemu_text_reading
+    from kvmaff.formats.reading import SpecReading
     from kvmaff.formats.specs import SpecEntry, read_rules, read_specs
     from kvmaff.formats.spectoml import spec_toml
     from kvmaff.guest.askmonitors import AskMonitors
@@ -147,6 +148,7 @@ __all__ = [
     "KeptFrom",
     "KvmaffError",
     "Level",
+    "LibvirtDomain",
     "MonitorIoThread",
     "MonitorVcpu",
     "Moved",
@@ -192,6 +194,7 @@ __all__ = [
     "SpecEntry",
     "SpecError",
     "SpecMismatch",
+    "SpecReading",
     "Step",
     "Strategy",
     "Thread",
@@ -215,6 +218,8 @@ __all__ = [
     "hookimpl",
     "hotplug",
     "hotplug_async",
+    "libvirt_domain",
+    "libvirt_reading",
     "libvirt_xml",
     "on_cpus",
     "option",
@@ -226,6 +231,9 @@ __all__ = [
     "place",
     "plan",
     "qemu_arguments",
+    "qemu_notes",
+    "qemu_reading",
+    "qemu_text_reading",
     "qmp_session",
     "read_host",
     "read_libvirt",
@@ -301,10 +309,11 @@ _HOMES = {
     "kvmaff.hooks.manager": ("PluginManager",),
     "kvmaff.hooks.plugin": ("PluginInfo",),
     "kvmaff.hooks.specs": ("hookimpl",),
-    "kvmaff.formats.libvirtread": ("parse_libvirt", "read_libvirt"),
-    "kvmaff.formats.libvirtxml": ("libvirt_xml",),
-    "kvmaff.formats.qemuargs": ("qemu_arguments",),
-    "kvmaff.formats.qemuread": ("parse_qemu", "parse_qemu_text"),
+    "kvmaff.formats.libvirtread": ("libvirt_reading", "parse_libvirt", "read_libvirt"),
+    "kvmaff.formats.libvirtxml": ("LibvirtDomain", "libvirt_domain", "libvirt_xml"),
+    "kvmaff.formats.qemuargs": ("qemu_arguments", "qemu_notes"),
+    "kvmaff.formats.qemuread": ("parse_qemu", "parse_qemu_text", "qemu_reading", "qemu_text_reading"),
+    "kvmaff.formats.reading": ("SpecReading",),
     "kvmaff.formats.spectoml": ("spec_toml",),
     "kvmaff.guest.commandline": ("command_line",),
     "kvmaff.host.vendor": ("cpu_vendor",),

@@ -16,7 +16,7 @@ from kvmaff.cli.deciding import Asked, decide, deciding_options, root_option
 from kvmaff.cli.values import qemu_version, standard_input
 from kvmaff.errors import RequestError, WrongUsage
 from kvmaff.formats.libvirtxml import libvirt_domain, machine_of
-from kvmaff.formats.qemuargs import qemu_arguments
+from kvmaff.formats.qemuargs import qemu_arguments, qemu_notes
 from kvmaff.formats.tomltext import read_text
 from kvmaff.guest.smprules import SmpRules, writing_rules
 from kvmaff.host.reader import Host, read_host
@@ -110,16 +110,17 @@ def qemu(
     with json_errors({"guest": None, "arguments": [], "notes": []}, as_json=as_json):
         machine = machine or _MACHINE
         found = _found(asked, root, journal, machine, qemu, accel)
+        model = ("host" if accel == "kvm" else "max") if cpu is None else cpu
         arguments = qemu_arguments(
             found.shape,
             machine=machine,
-            cpu=("host" if accel == "kvm" else "max") if cpu is None else cpu,
+            cpu=model,
             accel=accel,
             vendor=found.vendor,
             prealloc=prealloc,
             qemu=found.rules.qemu,
         )
-    notes = list(found.shape.notes)
+        notes = [*found.shape.notes, *qemu_notes(found.shape, machine=machine, cpu=model, accel=accel)]
     if as_json:
         words = [word for option in arguments for word in option]
         print_json({"guest": found.shape.spec.name, "arguments": words, "notes": notes})

@@ -9,15 +9,15 @@ import click
 from kvmaff.cli.common import json_errors, json_option, print_json, root_option, say
 from kvmaff.cli.values import qemu_version, standard_input
 from kvmaff.errors import SpecError
-from kvmaff.formats.libvirtread import parse_libvirt
-from kvmaff.formats.qemuread import parse_qemu, parse_qemu_text
+from kvmaff.formats.libvirtread import libvirt_reading
+from kvmaff.formats.qemuread import qemu_reading, qemu_text_reading
+from kvmaff.formats.reading import SpecReading
 from kvmaff.formats.spectoml import spec_data, spec_toml
 from kvmaff.formats.tomltext import read_text
 from kvmaff.guest.commandline import command_line
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.guest import Guest
 from kvmaff.guest.select import select_guest
-from kvmaff.guest.spec import GuestSpec
 from kvmaff.hooks.manager import PluginManager
 from kvmaff.host.reader import read_host
 
@@ -61,7 +61,8 @@ def spec(
     Write specs (TOML) of guests: of those that run, of QEMU command lines, of libvirt domains.
 
     Without GUEST and without a file, of all guests that run. A command line does not say how a guest is to be placed:
-    add policy, thread_policy and the like yourself.
+    add policy, thread_policy and the like yourself. A script counts as a shell reads it, and is not run: one that
+    starts several QEMUs, or says with $VARIABLES what matters, is refused. What no spec can hold is told.
 
     \b
     Examples:
@@ -69,9 +70,9 @@ def spec(
       kvmaff spec --libvirt web.xml | kvmaff place --spec /dev/stdin
       kvmaff spec --qemu-args start-web.sh
     """
-    found: list[GuestSpec] = []
+    found: list[SpecReading] = []
     problems: list[str] = []
-    with json_errors({"specs": []}, as_json=as_json):
+    with json_errors({"specs": [], "notes": []}, as_json=as_json):
         for read, files in ((_command, commands), (_domain, domains)):
             for file in files:
                 try:
@@ -81,29 +82,32 @@ def spec(
         if names or not (commands or domains):
             for guest in _running(root, names):
                 try:
-                    found.append(parse_qemu(command_line(guest, root), f"guest {guest.name}", qemu))
+                    found.append(qemu_reading(command_line(guest, root), f"guest {guest.name}", qemu))
                 except SpecError as error:
                     problems += error.problems
         if problems:
             raise SpecError.of("", problems)
+    notes = [note for one in found for note in one.notes]
     if as_json:
-        print_json({"specs": [spec_data(one) for one in found]})
+        print_json({"specs": [spec_data(one.spec) for one in found], "notes": notes})
     elif found:
-        click.echo("\n".join(map(spec_toml, found)), nl=False)
+        click.echo("\n".join(spec_toml(one.spec) for one in found), nl=False)
     else:
         say("no guest is running")
+    for note in notes:
+        say(note)
 
 
 def _text(file: str, what: str) -> str:
     return read_text(standard_input(file), what=what)
 
 
-def _command(file: str, qemu: tuple[int, int] | None) -> GuestSpec:
-    return parse_qemu_text(_text(file, "command line"), file, qemu)
+def _command(file: str, qemu: tuple[int, int] | None) -> SpecReading:
+    return qemu_text_reading(_text(file, "command line"), file, qemu)
 
 
-def _domain(file: str, _qemu: Any) -> GuestSpec:
-    return parse_libvirt(_text(file, "domain"), file)
+def _domain(file: str, _qemu: Any) -> SpecReading:
+    return libvirt_reading(_text(file, "domain"), file)
 
 
 def _running(root: str, names: tuple[str, ...]) -> list[Guest]:

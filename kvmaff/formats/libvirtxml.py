@@ -222,6 +222,11 @@ def _cpu(
     of_host = root.get("type") == "kvm" and made.get("mode") in _CPU_MODES
     if of_host and vendor in AMD and smp.threads > 1 and "topoext" not in told:
         added(made, "feature", policy="require", name="topoext")
+    if root.get("type") == "qemu" and made.get("mode") == "maximum" and smp.threads > 1:
+        notes.append(
+            "under TCG the CPU maximum is one of AMD's without topoext, so that the guest may take siblings for cores; "
+            "say --cpu with a model of Intel's"
+        )
     write_cells(root, made, shape, notes)
 
 

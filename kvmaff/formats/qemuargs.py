@@ -20,11 +20,15 @@ from kvmaff.guest.spec import VcpuPolicy
 from kvmaff.host.vendor import AMD
 from kvmaff.placement.shape import GuestShape
 
-__all__ = ["qemu_arguments"]
+__all__ = ["qemu_arguments", "qemu_notes"]
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}", re.ASCII)
 _UNIT = 8192
 """QEMU rounds a guest's memory up to so many bytes."""
+_WITHOUT_REMAPPING = 255
+"""More vCPUs have APIC ids that interrupts reach by way of an IOMMU only."""
+_OF_AMD = re.compile("max|qemu(?:32|64)|EPYC.*|Opteron.*|phenom|athlon", re.ASCII)
+"""CPU models that are AMD's where nothing of the host's is in them."""
 _CONTEXT = (7, 2)
 """The first QEMU that has thread-context."""
 
@@ -84,6 +88,38 @@ def qemu_arguments(
     found += [("-object", one) for one in _memory(shape, qemu, prealloc=prealloc)]
     found += [("-numa", one) for one in _numa(shape)]
     found += [("-object", f"iothread,id={name}") for name in spec.iothreads]
+    return tuple(found)
+
+
+def qemu_notes(
+    shape: GuestShape, *, machine: str = "q35", cpu: str = "host", accel: str = "kvm"
+) -> tuple[str, ...]:
+    """
+    Say what has to be known of the arguments of :func:`qemu_arguments`.
+
+    Args:
+        shape: As there.
+        machine: As there.
+        cpu: As there.
+        accel: As there.
+
+    Returns:
+        A sentence each.
+    """
+    found = []
+    if shape.smp.maxcpus > _WITHOUT_REMAPPING and machine != "microvm":
+        found.append(
+            f"more than {_WITHOUT_REMAPPING} vCPUs need interrupt remapping, without which a guest's kernel leaves out "
+            "the rest: add -device intel-iommu,intremap=on,eim=on before other devices, and kernel-irqchip=split to "
+            "-machine"
+        )
+    model, *flags = cpu.split(",")
+    amds = _OF_AMD.fullmatch(model) and not any(flag.startswith("vendor=") for flag in flags)
+    if accel == "tcg" and shape.smp.threads > 1 and amds:
+        found.append(
+            f"under TCG the CPU {model} is one of AMD's without topoext, so the guest may take siblings for cores; say "
+            f"--cpu {model},vendor=GenuineIntel, or a model of Intel's"
+        )
     return tuple(found)
 
 

@@ -138,7 +138,7 @@ def smp_rules(machine: str, qemu: Version | None = None, accel: Accel = "kvm") -
         raise WrongUsage.of(problems)
     family, match = found
     version = family.version(match, qemu)
-    if not _FIRST <= version < _LAST:
+    if match.groupdict().get("major") and not _released(version):
         problems.append(f"machine type {machine!r} is of no version of QEMU that there is or soon will be")
     if version > (qemu or max(version, OLDEST)):
         problems.append(f"QEMU {_dotted(qemu or NEWEST)} has no machine type {machine!r}")
@@ -218,8 +218,10 @@ class _Family:
 
 _UBUNTU = {"bionic": (2, 11), "focal": (4, 2), "jammy": (6, 2), "noble": (8, 2)}
 """Ubuntu's own machine types are those of a version by another name."""
-_FIRST, _LAST = (0, 10), (50, 0)
-"""Machine types have versions since QEMU 0.10; there is one major version a year."""
+_MINORS = {0: range(10, 16), 1: range(8), 2: range(13)}
+"""The minor versions of a major one, since machine types have versions; since 3.0 there are three a year."""
+_LAST = 50
+"""There is one major version a year, and what is newer than this file counts, too."""
 _VERSION = r"(?P<major>[0-9]{1,3})\.(?P<minor>[0-9]{1,3})(?:\.[0-9]{1,3})?"
 _SERIES = rf"(?:{_VERSION}|(?P<ubuntu>{'|'.join(_UBUNTU)})(?:-hpb)?)"
 _PC_LEVELS = ("dies", "modules")
@@ -267,6 +269,11 @@ _FAMILIES = (
     _family("virt", "virt", lambda _: 512, ("clusters",), apic=False),
     _family("s390-ccw-virtio", "s390-ccw-virtio", lambda _: 248, ("drawers", "books"), apic=False),
 )
+
+
+def _released(version: Version) -> bool:
+    major, minor = version
+    return major < _LAST and minor in _MINORS.get(major, range(3))
 
 
 def _dotted(version: Version) -> str:

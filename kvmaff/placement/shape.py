@@ -171,8 +171,8 @@ def _topology(
             notes.append(
                 f"{uneven}: {sockets * dies} dies of equal size are shown, so that none shares what it has not"
             )
-        else:
-            notes.append(f"vCPUs float over {used} L3 groups, which are not shown")
+        elif None not in groups:
+            notes.append(f"{uneven}, which are not shown")
     made = SmpTopology(
         cpus=spec.vcpus,
         maxcpus=total,
@@ -214,8 +214,9 @@ def _wide(host: Host, placed: GuestPlacement, groups: Sequence[int | None]) -> I
     over = CpuSet.union_of(floating)
     l3 = sum(not over.isdisjoint(group) for group in columns.l3)
     nodes = sum(not over.isdisjoint(node.cpus) for node in host.topology.nodes)
-    if l3 > 1 and not any(group is not None for group in groups):
-        yield f"its vCPUs float over {l3} L3 groups, which are not shown"
+    if l3 > 1:
+        whose = "vCPUs of it" if spec.pinned else "its vCPUs"
+        yield f"{whose} float over {l3} L3 groups, which are not shown"
     if nodes > 1 and not spec.cells:
         yield f"its vCPUs float over {nodes} NUMA nodes, and without cells it sees one"
     home = _home(spec)

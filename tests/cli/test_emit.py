@@ -85,6 +85,10 @@ def test_libvirt(asked: list[str], tmp_path: Path) -> None:
         (["qemu", "db", "--machine", "isapc"], 2, "The max CPUs supported by machine 'isapc' is 1"),
         (["qemu", "db", "--cpu", ""], 2, 'a CPU is the name of a model, with flags, not ""'),
         (["qemu", "db", "--cpu", "EPYC\x01"], 2, "a CPU is the name of a model"),
+        (["libvirt", "db", "--cpu", ""], 2, "a libvirt CPU is host-passthrough"),
+        (["libvirt", "db", "--cpu", "EPYC\x01"], 2, "a libvirt CPU is host-passthrough"),
+        (["libvirt", "db", "--machine", "microvm"], 2, 'no machine type "microvm" for x86'),
+        (["qemu", "db", "--machine", "s390-ccw-virtio"], 2, "is none of x86's"),
         (["libvirt", "db", "--base", "/nowhere"], 2, "/nowhere: cannot be read"),
         (["libvirt", "db", "--base", "/dev/null"], 2, "the domain, line 1: no element found"),
         (["qemu", "nobody"], 1, "no guest 'nobody'"),
@@ -96,6 +100,39 @@ def test_mistakes(asked: list[str], words: list[str], code: int, said: str) -> N
     assert (code, "") == (done.returncode, done.stdout)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_domain_of_another_architecture(asked: list[str], tmp_path: Path) -> None:
+    """Its machine type counts, and is refused."""
+    base = tmp_path / "arm.xml"
+    base.write_text(
+        "<domain><name>db</name><os><type arch='aarch64' machine='virt-7.2'>hvm</type></os></domain>"
+    )
+    done = run("emit", "libvirt", *asked, "--base", os.fspath(base))
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "machine type 'virt-7.2' is none of x86's" in done.stderr
+
+
+def test_arguments_are_those_of_the_machine_types_qemu(asked: list[str]) -> None:
+    """Unless said: 6.2 knows no context of threads, 7.2 does; what is said counts."""
+    words = ["emit", "qemu", *asked, "--prealloc", "--machine"]
+    assert "thread-context" not in run(*words, "pc-q35-6.2").stdout
+    assert "thread-context" in run(*words, "pc-q35-7.2").stdout
+    assert "thread-context" in run(*words, "pc-q35-6.2", "--qemu", "7.2").stdout
+
+
+def test_what_else_has_to_be_known(asked: list[str], tmp_path: Path) -> None:
+    """Of what is written: for people beside it, for programs in it."""
+    said = answer("emit", "qemu", *asked, "--accel", "tcg")
+    (note,) = [note for note in said["notes"] if "without topoext" in note]
+    assert note in run("emit", "qemu", *asked, "--accel", "tcg").stderr
+    base = tmp_path / "base.xml"
+    base.write_text(
+        "<domain type='kvm'><name>db</name><vcpu>64</vcpu><cputune><vcpusched vcpus='60'/></cputune></domain>"
+    )
+    said = answer("emit", "libvirt", *asked, "--base", os.fspath(base))
+    (note,) = [note for note in said["notes"] if "<vcpusched> is for the vCPUs 60 no more" in note]
+    assert note in run("emit", "libvirt", *asked, "--base", os.fspath(base)).stderr
 
 
 def test_who_has_no_place(asked: list[str], tmp_path: Path) -> None:
@@ -119,6 +156,11 @@ def test_specs_of_files(asked: list[str], tmp_path: Path) -> None:
     assert ("web", 2, 1 << 30) == (web.name, web.vcpus, web.memory_bytes)
     assert ("db", 8, "dedicated", "red") == (db.name, db.max_vcpus, db.vcpu_policy, db.trust_domain)
     assert ["web", "db"] == [one["name"] for one in answer("spec", *files)["specs"]]
+    command.write_text("qemu-system-x86_64 -name web -mem-path /dev/hugepages")
+    domain.write_text(domain.read_text().replace("<vcpu", "<memoryBacking><hugepages/></memoryBacking><vcpu"))
+    notes = answer("spec", *files)["notes"]
+    assert 2 == len(notes)
+    assert all("huge" in note and note in run("spec", *files).stderr for note in notes)
     command.write_text("qemu-system-x86_64 -smp x")
     domain.write_text("<domain>\n<vcpu>x</vcpu></domain>")
     done = run("spec", *files)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as hs
 
 from kvmaff.errors import RequestError, SpecError
-from kvmaff.formats.qemuargs import qemu_arguments
+from kvmaff.formats.qemuargs import qemu_arguments, qemu_notes
 from kvmaff.formats.qemuread import parse_qemu, parse_qemu_text
 from kvmaff.guest.smprules import smp_rules
 from kvmaff.guest.spec import GuestCell, GuestSpec, VcpuPolicy
@@ -105,6 +105,32 @@ def test_what_is_added_to_the_cpu() -> None:
     assert "host,topoext=off,kvm-hint-dedicated=off" == cpu(
         vendor="AuthenticAMD", cpu="host,topoext=off,kvm-hint-dedicated=off"
     )
+
+
+@needs_qemu
+@pytest.mark.parametrize("cpu", ["max", "max,vendor=GenuineIntel", "qemu64", "EPYC", "Skylake-Client"])
+def test_who_shows_no_siblings_under_tcg(cpu: str) -> None:
+    """It is told of the CPUs of which QEMU warns, and of no others."""
+    spec = GuestSpec(name="g", vcpus=4, threads=2, memory_bytes=64 << 20)
+    shape = attrs.evolve(guest_shape(host(), placed(spec), RULES), nodes=())
+    said = ask_qemu(words_of(shape, accel="tcg", cpu=cpu))
+    assert said.code == 0, said.errors
+    warned = any("hyperthreading" in line for line in (*said.warnings, *said.errors))
+    assert warned == any("without topoext" in note for note in qemu_notes(shape, cpu=cpu, accel="tcg"))
+    assert not qemu_notes(shape, cpu=cpu, accel="kvm")
+    assert not qemu_notes(
+        attrs.evolve(shape, smp=attrs.evolve(shape.smp, threads=1, cores=4)), cpu=cpu, accel="tcg"
+    )
+
+
+def test_more_than_255_vcpus() -> None:
+    """QEMU starts, and the guest does not see the rest without an IOMMU: that is told."""
+    shapes = {
+        vcpus: guest_shape(host(), placed(GuestSpec(name="g", vcpus=vcpus, memory_bytes=1 << 30)), RULES)
+        for vcpus in (255, 256)
+    }
+    assert ["255" in note and "intel-iommu" in note for note in qemu_notes(shapes[256])] == [True]
+    assert () == qemu_notes(shapes[255])
 
 
 def test_huge_pages() -> None:

@@ -183,6 +183,8 @@ def test_near_misses_are_named() -> None:
         ("q35", None, "hvf", "accelerator 'hvf' is not known"),
         ("q35\n", None, "kvm", "is not known"),
         ("pc-q35-999.0", None, "kvm", "of no version of QEMU that there is or soon will be"),
+        ("pc-q35-7.3", None, "kvm", "of no version of QEMU that there is or soon will be"),
+        ("pc-i440fx-2.13", (10, 0), "kvm", "of no version of QEMU that there is or soon will be"),
         ("pc-q35-0.0", None, "kvm", "of no version of QEMU that there is or soon will be"),
     ],
 )

@@ -100,6 +100,17 @@ def test_what_a_guest_floats_over_is_told() -> None:
     assert any("NUMA nodes, and without cells it sees one" in note for note in notes)
 
 
+def test_those_that_float_beside_others_are_told_too() -> None:
+    """Though of the dedicated ones the L3 group is known."""
+    count = host().topology.online.last + 1
+    spec = GuestSpec(
+        name="g", vcpus=count, memory_bytes=1 << 30, vcpu_policy=VcpuPolicy.MIXED, dedicated_vcpus=(0,)
+    )
+    notes = guest_shape(host(), placed(spec), RULES).notes
+    assert 1 == len([note for note in notes if "L3 groups, which are not shown" in note]), notes
+    assert not any("float" in note for note in guest_shape(host(), placed(dedicated(8)), RULES).notes)
+
+
 def test_vcpus_of_one_guest_core_are_siblings() -> None:
     """Threads innermost, as they were placed."""
     guest = placed(dedicated(8, threads=2))
