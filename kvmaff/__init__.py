@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from kvmaff.binding.hotplug import HotplugReport, Plugged
     from kvmaff.binding.plan import Change, Plan
     from kvmaff.binding.report import Outcome, Report, ThreadResult
+    from kvmaff.cpumodel.baseline import Baseline, HostLoss, baseline, baselines
+    from kvmaff.cpumodel.cache import read_cpu_models
+    from kvmaff.cpumodel.compare import Comparison, compare_hosts
+    from kvmaff.cpumodel.explain import Explained, OtherVersion, explain_cpu
+    from kvmaff.cpumodel.groups import Grouping, group_hosts
+    from kvmaff.cpumodel.hostinfo import read_host_cpu
+    from kvmaff.cpumodel.model import CpuModel, HostCpu, Verdict
+    from kvmaff.cpumodel.table import CpuModels
+    from kvmaff.cpumodel.text import CpuText, parse_cpu
     from kvmaff.cpuset import CpuSet
     from kvmaff.deciding import choices, place, rebalance
     from kvmaff.errors import (
@@ -37,6 +46,7 @@ if TYPE_CHECKING:
         PlacementImpossible,
         PlacementRefused,
         PluginError,
+        QemuError,
         QmpBusy,
         QmpError,
         QmpRefused,
@@ -47,6 +57,7 @@ if TYPE_CHECKING:
         WrongUsage,
     )
     from kvmaff.formats.capture import Captured
+    from kvmaff.formats.hostcpu import load_host_cpu, load_host_cpus, save_host_cpu
     from kvmaff.formats.libvirtread import libvirt_reading, parse_libvirt, read_libvirt
     from kvmaff.formats.libvirtxml import LibvirtDomain, libvirt_domain, libvirt_xml
     from kvmaff.formats.qemuargs import qemu_arguments, qemu_notes
@@ -111,22 +122,29 @@ __all__ = [
     "Affinity",
     "AmbiguousGuest",
     "AskMonitors",
+    "Baseline",
     "BindingFailed",
     "Captured",
     "Change",
     "Choice",
     "CleanUp",
+    "Comparison",
     "CoreKind",
+    "CpuModel",
+    "CpuModels",
     "CpuSet",
+    "CpuText",
     "CpuTextError",
     "Demand",
     "Discovery",
     "EmulatorPolicy",
+    "Explained",
     "Explanation",
     "Gain",
     "Goal",
     "Grain",
     "Grant",
+    "Grouping",
     "Guest",
     "GuestCell",
     "GuestNotFound",
@@ -137,6 +155,8 @@ __all__ = [
     "GuestThread",
     "Held",
     "Host",
+    "HostCpu",
+    "HostLoss",
     "HostReadError",
     "HostRules",
     "HotplugReport",
@@ -157,6 +177,7 @@ __all__ = [
     "NumaNode",
     "Objective",
     "Occupancy",
+    "OtherVersion",
     "Outcome",
     "Place",
     "Placement",
@@ -169,6 +190,7 @@ __all__ = [
     "PluginInfo",
     "PluginManager",
     "Pool",
+    "QemuError",
     "Qmp",
     "QmpBusy",
     "QmpError",
@@ -205,14 +227,20 @@ __all__ = [
     "Unplaced",
     "Unsupported",
     "VcpuPolicy",
+    "Verdict",
     "Violation",
     "Vmm",
     "WrongUsage",
+    "baseline",
+    "baselines",
     "capture",
     "choices",
     "command_line",
+    "compare_hosts",
     "cpu_vendor",
+    "explain_cpu",
     "granted",
+    "group_hosts",
     "guest_shape",
     "guests",
     "hookimpl",
@@ -221,8 +249,11 @@ __all__ = [
     "libvirt_domain",
     "libvirt_reading",
     "libvirt_xml",
+    "load_host_cpu",
+    "load_host_cpus",
     "on_cpus",
     "option",
+    "parse_cpu",
     "parse_libvirt",
     "parse_qemu",
     "parse_qemu_text",
@@ -235,13 +266,16 @@ __all__ = [
     "qemu_reading",
     "qemu_text_reading",
     "qmp_session",
+    "read_cpu_models",
     "read_host",
+    "read_host_cpu",
     "read_libvirt",
     "read_qmp",
     "read_rules",
     "read_smp",
     "read_specs",
     "rebalance",
+    "save_host_cpu",
     "smp_rules",
     "solve",
     "spec_toml",
@@ -251,6 +285,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "kvmaff.cpumodel.baseline": ("Baseline", "HostLoss", "baseline", "baselines"),
+    "kvmaff.cpumodel.cache": ("read_cpu_models",),
+    "kvmaff.cpumodel.compare": ("Comparison", "compare_hosts"),
+    "kvmaff.cpumodel.explain": ("Explained", "OtherVersion", "explain_cpu"),
+    "kvmaff.cpumodel.groups": ("Grouping", "group_hosts"),
+    "kvmaff.cpumodel.hostinfo": ("read_host_cpu",),
+    "kvmaff.cpumodel.model": ("CpuModel", "HostCpu", "Verdict"),
+    "kvmaff.cpumodel.table": ("CpuModels",),
+    "kvmaff.cpumodel.text": ("CpuText", "parse_cpu"),
+    "kvmaff.formats.hostcpu": ("load_host_cpu", "load_host_cpus", "save_host_cpu"),
     "kvmaff.api": (
         "capture",
         "guests",
@@ -282,6 +326,7 @@ _HOMES = {
         "PlacementImpossible",
         "PlacementRefused",
         "PluginError",
+        "QemuError",
         "QmpBusy",
         "QmpError",
         "QmpRefused",

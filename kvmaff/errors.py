@@ -23,6 +23,7 @@ __all__ = [
     "PlacementImpossible",
     "PlacementRefused",
     "PluginError",
+    "QemuError",
     "QmpBusy",
     "QmpError",
     "QmpRefused",
@@ -214,6 +215,19 @@ class BindingFailed(KvmaffError, OSError):
     """
 
     report: Any
+
+
+class QemuError(KvmaffError, RuntimeError):
+    """
+    A QEMU binary that cannot be asked: it is not there, is none, does not start, or does not answer.
+
+    Attributes:
+        binary: Its path.
+        why: What happened.
+    """
+
+    binary: str
+    why: str
 
 
 class QmpError(KvmaffError, OSError):

@@ -9,6 +9,7 @@ from kvmaff.cli.apply import apply
 from kvmaff.cli.capture import capture
 from kvmaff.cli.common import Group
 from kvmaff.cli.cpu import cpu
+from kvmaff.cli.cpumodel import cpumodel
 from kvmaff.cli.demo import demo
 from kvmaff.cli.emit import emit
 from kvmaff.cli.guests import guests
@@ -46,6 +47,7 @@ for _command in (
     apply,
     capture,
     cpu,
+    cpumodel,
     demo,
     emit,
     guests,

@@ -15,7 +15,6 @@ import json
 import lzma
 import os
 import re
-import stat
 import tarfile
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ import attrs
 
 from kvmaff.errors import RequestError
 from kvmaff.fields import Fields
+from kvmaff.formats.outfile import put_out, replaceable
 from kvmaff.guest.devices import guest_devices
 from kvmaff.guest.discover import find_guests
 from kvmaff.guest.memory import memory_by_node
@@ -41,7 +41,6 @@ from kvmaff.host.recording import RecordingTree
 from kvmaff.host.threads import THREADS_FILE, read_threads, threads_text, with_details
 from kvmaff.host.tree import BIG, Tree, open_tree
 from kvmaff.host.vendor import read_vendor
-from kvmaff.kernel.files import put_path
 
 __all__ = ["ABOUT_FILE", "Captured", "capture"]
 
@@ -106,7 +105,7 @@ def capture(
         Unsupported: /proc is that of another pid namespace.
     """
     target = os.fsdecode(path)
-    _check(target)
+    replaceable(target)
     with RecordingTree(open_tree(root)) as tree:
         host = host_of(tree)
         has_threads = (
@@ -138,22 +137,10 @@ def capture(
     files[GUESTS_FILE] = guests_text(guests, memory, devices).encode()
     files[THREADS_FILE] = threads_text(threads, command_lines=command_lines).encode()
     packed = _packed(files, folders)
-    _put(target, packed)
+    put_out(target, packed)
     return Captured(
         path=target, size_bytes=len(packed), files=count, guests=len(guests), threads=len(threads)
     )
-
-
-def _check(path: str) -> None:
-    """A device, a FIFO or a link in the file's place is not ours to replace: root's /dev/null is one."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise RequestError.of([f"{path!r}: {getattr(error, 'strerror', None) or error}"]) from None
-    if not stat.S_ISREG(mode):
-        raise RequestError.of([f"{path}: is there and is no plain file; it is not replaced"])
 
 
 def _about(tree: Tree, *, command_lines: bool) -> dict[str, Any]:
@@ -218,10 +205,3 @@ def _packed(files: dict[str, bytes], folders: set[str]) -> bytes:
             member.size, member.mode = len(files[name]), 0o644
             archive.addfile(member, io.BytesIO(files[name]))
     return lzma.compress(out.getvalue(), lzma.FORMAT_XZ, preset=3)
-
-
-def _put(path: str, data: bytes) -> None:
-    try:
-        put_path(path, data)
-    except OSError as error:
-        raise RequestError.of([f"{path}: {error.strerror}"]) from error

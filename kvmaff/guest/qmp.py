@@ -28,6 +28,7 @@ from kvmaff.errors import (
     WrongUsage,
 )
 from kvmaff.guest.commandline import command_line
+from kvmaff.guest.conversation import Conversation, client_class
 from kvmaff.guest.guest import Guest
 from kvmaff.guest.monitor import TIMEOUT, Monitor, monitors_said
 from kvmaff.guest.plainly import to_its_end
@@ -52,7 +53,7 @@ _LONGEST = 3600
 """Seconds."""
 
 
-class Qmp:
+class Qmp(Conversation):
     """
     A conversation with a guest's monitor; made by :func:`open_qmp`.
 
@@ -62,47 +63,9 @@ class Qmp:
     """
 
     def __init__(self, client: Client, pid: int, monitor: Monitor, timeout: float) -> None:
-        self.pid = pid
+        who = f"pid {pid}: its QMP monitor {monitor}"
+        super().__init__(client, pid=pid, who=who, timeout=timeout, owner=f"pid {pid}")
         self.monitor = monitor
-        self._client = client
-        self._timeout = timeout
-
-    async def ask(self, command: str, **arguments: object) -> object:
-        """
-        Ask anything.
-
-        Args:
-            command: QMP's command.
-            **arguments: Its arguments; ``_`` in a name stands for ``-``.
-
-        Returns:
-            The answer, unchecked.
-
-        Raises:
-            QmpRefused: QEMU refuses it.
-            QmpError: There is no answer in time, or none that makes sense.
-        """
-        from qemu.qmp import ExecuteError  # noqa: PLC0415 - the extra
-
-        said = {name.replace("_", "-"): value for name, value in arguments.items()}
-        self._client.fresh()
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await self._client.execute(command, said or None)
-        except TimeoutError:
-            raise self._error(f"did not answer {command} within {self._timeout:g} s") from None
-        except ExecuteError as error:
-            reason = printable(str(error).encode(errors="replace"), 512)
-            raise QmpRefused(
-                f"pid {self.pid}: QEMU refuses {command}: {reason}",
-                pid=self.pid,
-                command=command,
-                kind=printable(error.error_class.encode(errors="replace"), 64),
-                reason=reason,
-            ) from None
-        except Exception as error:  # whatever the peer provokes in the library is its fault
-            cause = await self._cause(error)
-            raise self._error(f"{cause} when it was asked {command}") from error
 
     async def vcpus(self) -> tuple[MonitorVcpu, ...]:
         """
@@ -168,18 +131,6 @@ class Qmp:
             QmpError: As for :meth:`ask`.
         """
         await self.ask("device_add", driver=slot.type, id=f"kvmaff-vcpu-{slot.index}", **dict(slot.place))
-
-    async def _cause(self, error: BaseException) -> str:
-        """What the peer did; the library tells it to who disconnects."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._client.disconnect()
-        except Exception as cause:  # noqa: BLE001 - this is what is asked for
-            error = cause
-        return what_went_wrong(error)
-
-    def _error(self, what: str) -> QmpError:
-        return QmpError(f"pid {self.pid}: its QMP monitor {self.monitor} {what}", pid=self.pid)
 
 
 @attrs.frozen(kw_only=True)
@@ -305,14 +256,12 @@ async def open_qmp(
         raise WrongUsage.of(
             [f"the limit is a number of seconds above 0, at most {_LONGEST}, not {timeout!r}"]
         )
-    client_class = _library()
+    make = client_class()
     failed: list[QmpError] = []
     async with contextlib.AsyncExitStack() as stack:
         for monitor in monitors:
             try:
-                client = await stack.enter_async_context(
-                    _connected(client_class, pid, start, monitor, timeout)
-                )
+                client = await stack.enter_async_context(_connected(make, pid, start, monitor, timeout))
                 break
             except QmpError as error:
                 failed.append(error)
@@ -321,16 +270,6 @@ async def open_qmp(
             kind = next((QmpBusy for error in failed if isinstance(error, QmpBusy)), QmpError)
             raise kind("; ".join(map(str, failed)), pid=pid) from failed[-1]
         yield Qmp(client, pid, monitor, timeout)
-
-
-def _library() -> type[Client]:
-    try:
-        from kvmaff.guest._qmpclient import Client  # noqa: PLC0415 - the extra
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "qemu":
-            raise
-        raise Unsupported("asking QEMU needs qemu.qmp: pip install 'kvmaff[qmp]'") from None
-    return Client
 
 
 @contextlib.asynccontextmanager

@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 
 from kvmaff.errors import QmpError
+from kvmaff.guest.checked import MOST_WRONG, items, number, text
 from kvmaff.guest.spec import MAX_VCPUS
 from kvmaff.kernel.text import printable
 
@@ -44,7 +45,6 @@ _DIMENSIONS = (
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", re.ASCII)
 _STAT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _MOST_IOTHREADS = 1 << 12
-_SHOWN = 6
 
 
 @attrs.frozen(kw_only=True)
@@ -111,10 +111,10 @@ def vcpus_of(answer: object, pid: int) -> tuple[MonitorVcpu, ...]:
     """
     wrong: list[str] = []
     found: dict[int, MonitorVcpu] = {}
-    for where, item in _items(answer, "vCPU", MAX_VCPUS, wrong):
-        index = _number(item, "cpu-index", MAX_VCPUS - 1, where, wrong)
-        tid = _number(item, "thread-id", (1 << 31) - 1, where, wrong)
-        path = _text(item, "qom-path", where, wrong)
+    for where, item in items(answer, "vCPU", MAX_VCPUS, wrong):
+        index = number(item, "cpu-index", MAX_VCPUS - 1, where, wrong)
+        tid = number(item, "thread-id", (1 << 31) - 1, where, wrong)
+        path = text(item, "qom-path", where, wrong)
         if index is None or tid is None or path is None:
             continue
         if index in found:
@@ -148,9 +148,9 @@ def iothreads_of(answer: object, pid: int) -> tuple[MonitorIoThread, ...]:
     """
     wrong: list[str] = []
     found: dict[str, MonitorIoThread] = {}
-    for where, item in _items(answer, "IOThread", _MOST_IOTHREADS, wrong):
-        name = _text(item, "id", where, wrong)
-        tid = _number(item, "thread-id", (1 << 31) - 1, where, wrong)
+    for where, item in items(answer, "IOThread", _MOST_IOTHREADS, wrong):
+        name = text(item, "id", where, wrong)
+        tid = number(item, "thread-id", (1 << 31) - 1, where, wrong)
         if name is None or tid is None:
             continue
         if name in found:
@@ -179,9 +179,9 @@ def slots_of(answer: object, pid: int) -> tuple[Slot, ...]:
     """
     wrong: list[str] = []
     found: dict[tuple[tuple[int, int], ...], Slot] = {}
-    for where, item in _items(answer, "place", MAX_VCPUS, wrong):
+    for where, item in items(answer, "place", MAX_VCPUS, wrong):
         kind, props = item.get("type"), item.get("props")
-        path = _text(item, "qom-path", where, wrong) if "qom-path" in item else None
+        path = text(item, "qom-path", where, wrong) if "qom-path" in item else None
         if not isinstance(kind, str) or not _TYPE.fullmatch(kind):
             wrong.append(f"{where}: its type is none")
             continue
@@ -196,8 +196,7 @@ def slots_of(answer: object, pid: int) -> tuple[Slot, ...]:
         place = []
         for rank, name in enumerate(_DIMENSIONS):
             if name in props:
-                number = _number(props, name, MAX_VCPUS, where, wrong)
-                place.append((rank, number or 0))
+                place.append((rank, number(props, name, MAX_VCPUS, where, wrong) or 0))
         if tuple(place) in found:
             wrong.append(f"{where}: two are at one place")
         pairs = tuple((_DIMENSIONS[rank], number) for rank, number in place)
@@ -228,14 +227,14 @@ def stats_of(
     wrong: list[str] = []
     number = {one.path: one.index for one in vcpus}
     found: dict[int, dict[str, int | tuple[int, ...]]] = {}
-    for where, item in _items(answer, "entry", 16 * MAX_VCPUS, wrong):
+    for where, item in items(answer, "entry", 16 * MAX_VCPUS, wrong):
         path = item.get("qom-path")
         index = number.get(path) if isinstance(path, str) else None
         if index is None:
             wrong.append(f"{where}: it is about no vCPU")
             continue
         counts = found.setdefault(index, {})
-        for place, stat in _items(item.get("stats"), f"{where}, count", 1024, wrong):
+        for place, stat in items(item.get("stats"), f"{where}, count", 1024, wrong):
             name, value = stat.get("name"), stat.get("value")
             if not isinstance(name, str) or not _STAT.fullmatch(name):
                 wrong.append(f"{place}: its name is none")
@@ -247,40 +246,6 @@ def stats_of(
                 wrong.append(f"{place}: {name} is no count")
     _refuse(pid, "query-stats", wrong)
     return found
-
-
-def _items(answer: object, what: str, most: int, wrong: list[str]) -> Iterator[tuple[str, dict[str, object]]]:
-    """Each item of a list that is a mapping, with what to call it; only so many mistakes are looked for."""
-    if not isinstance(answer, list):
-        wrong.append(f"{what}: there is no list")
-        return
-    if len(answer) > most:
-        wrong.append(f"{what}: there are {len(answer)}, more than {most}")
-        return
-    for place, item in enumerate(answer):
-        if len(wrong) > _SHOWN:
-            return
-        if isinstance(item, dict):
-            yield f"{what} {place} of the list", item
-        else:
-            wrong.append(f"{what} {place} of the list is no mapping")
-
-
-def _number(item: dict[str, object], key: str, most: int, where: str, wrong: list[str]) -> int | None:
-    value = item.get(key)
-    if type(value) is not int or not 0 <= value <= most:
-        said = repr(value) if value is None or type(value) is int else "something else"
-        wrong.append(f"{where}: {key!r} is a number from 0 to {most}, not {said[:32]}")
-        return None
-    return value
-
-
-def _text(item: dict[str, object], key: str, where: str, wrong: list[str]) -> str | None:
-    value = item.get(key)
-    if not isinstance(value, str) or not value or len(value) > 512 or not value.isprintable():
-        wrong.append(f"{where}: {key!r} is no printable text of at most 512 characters")
-        return None
-    return value
 
 
 def _ours(pid: int, threads: dict[str, int], wrong: list[str]) -> dict[int, int]:
@@ -322,8 +287,8 @@ def _numbers(pid: int) -> dict[int, int]:
 
 def _refuse(pid: int, command: str, wrong: Sequence[str]) -> None:
     if wrong:
-        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        told = printable("; ".join(wrong[:_SHOWN]).encode(errors="replace"), 4096)
+        more = f"; and {len(wrong) - MOST_WRONG} more" if len(wrong) > MOST_WRONG else ""
+        told = printable("; ".join(wrong[:MOST_WRONG]).encode(errors="replace"), 4096)
         raise QmpError(
             f"pid {pid}: what its QMP monitor answers to {command} cannot be true: {told}{more}", pid=pid
         )

@@ -1,0 +1,89 @@
+"""
+``-cpu`` as people write it.
+
+Rule (QEMU target/i386/cpu.c, x86_cpu_parse_featurestr; hw/core/cpu-common.c): ``MODEL`` and then, by commas,
+``name=value``, ``name`` for ``name=on``, ``+name`` and ``-name``. These two hold against all ``name=value``, and
+``-name`` against ``+name``, wherever they stand. ``_`` in a name is ``-``.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from kvmaff.errors import WrongUsage
+from kvmaff.kernel.text import printable
+
+__all__ = ["CpuText", "parse_cpu"]
+
+_LONGEST = 1 << 16
+_YES = {
+    "on": True,
+    "yes": True,
+    "true": True,
+    "y": True,
+    "off": False,
+    "no": False,
+    "false": False,
+    "n": False,
+}
+
+
+@attrs.frozen(kw_only=True)
+class CpuText:
+    """
+    A ``-cpu`` that was written.
+
+    Attributes:
+        model: The model's name.
+        props: What is set otherwise than it is in the model, by property; the last word on each.
+    """
+
+    model: str
+    props: dict[str, bool | int | str]
+
+
+def parse_cpu(text: str) -> CpuText:
+    """
+    Read what ``-cpu`` takes.
+
+    Args:
+        text: It.
+
+    Returns:
+        The model and what is set; whether QEMU knows these names is not known here.
+
+    Raises:
+        WrongUsage: It is no such text; says all that is wrong.
+    """
+    if len(text) > _LONGEST or not text.isprintable():
+        raise WrongUsage.of([f"a -cpu is printable text of at most {_LONGEST} characters"])
+    model, *words = text.split(",")
+    wrong = [] if model and "=" not in model and model[0] not in "+-" else ["it begins with the model's name"]
+    props: dict[str, bool | int | str] = {}
+    plus: dict[str, bool] = {}
+    minus: dict[str, bool] = {}
+    for word in words:
+        if not word:
+            continue
+        sign = word[0] if word[0] in "+-" else ""
+        name, has_value, value = word[len(sign) :].partition("=")
+        name = name.replace("_", "-")
+        if not name or (sign and has_value):
+            wrong.append(f"{printable(word.encode(), 32)!r} is no property")
+        elif sign:
+            (plus if sign == "+" else minus)[name] = sign == "+"
+        else:
+            props[name] = _value(value) if has_value else True
+    if wrong:
+        said = printable(text.encode(errors="replace"), 64)
+        raise WrongUsage.of([f"-cpu {said!r}: {one}" for one in wrong])
+    return CpuText(model=model, props={**props, **plus, **minus})
+
+
+def _value(value: str) -> bool | int | str:
+    if value in _YES:
+        return _YES[value]
+    try:
+        return int(value, 0)
+    except ValueError:
+        return value
