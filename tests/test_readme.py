@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -39,7 +40,7 @@ with Microvm.start("web", vcpus=2, mode=Mode.HALT) as vm:
 @needs_two_cpus
 def test_python_of_the_readme(state_dir: Path) -> None:
     """The five lines decide and bind every guest there is, the lines by hand pin one, and undo restores."""
-    decide, again, _, smp, emit, look, room, by_hand, _ = BLOCKS
+    _, decide, again, _, smp, emit, look, room, by_hand, _ = BLOCKS
     done = subprocess.run(
         [
             "unshare",
@@ -71,6 +72,21 @@ def test_python_of_the_readme(state_dir: Path) -> None:
     assert state_dir.exists()
 
 
+@needs_qemu
+def test_cpu_models_of_the_readme(tmp_path: Path) -> None:
+    """The lines on CPU models give a -cpu and what is lost."""
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKS[0]],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "KVMAFF_CACHE_DIR": str(tmp_path)},
+    )
+    text, loss = done.stdout.splitlines()
+    assert text.endswith(",enforce")
+    assert loss.startswith("this host [")
+
+
 QMP_SCRIPT = """
 import sys
 from tests.conftest import start_qemu
@@ -95,7 +111,7 @@ finally:
 def test_more_vcpus(state_dir: Path) -> None:
     """The lines about hot-plug give a guest that was decided for all the vCPUs that it may have."""
     pytest.importorskip("qemu.qmp", reason="the extra qmp is not installed")
-    decide, _, hotplug, *_ = BLOCKS
+    _, decide, _, hotplug, *_ = BLOCKS
     alone = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", QMP_SCRIPT]
     done = subprocess.run(
         [*alone, str(state_dir.parent), decide, hotplug],

@@ -29,6 +29,7 @@ from kvmaff.report.cpumodel import (
     comparison_lines,
     default_lines,
     explained_lines,
+    groups_line,
     groups_table,
     host_line,
     losses_table,
@@ -300,6 +301,7 @@ def group(
     if as_json:
         print_json(grouping_data(grouping, found, models))
         return
+    click.echo(groups_line(grouping))
     console().print(groups_table(grouping, found))
     for number, one in enumerate(found, 1):
         click.echo(f"{number}: {one.text}")

@@ -64,13 +64,17 @@ def load_host_cpu(path: str | os.PathLike[str], *, name: str | None = None) -> H
     except SpecError as error:
         raise HostReadError(str(error), path=where) from error
     try:
-        return host_from(json.loads(text), cleaned(_stem(where) if name is None else name))
+        data = json.loads(text)
     except json.JSONDecodeError as error:
         raise HostReadError(
             f"{cleaned(where)}:{error.lineno}: is no JSON: {error.msg}", path=where
         ) from error
     except RecursionError:
         raise HostReadError(f"{cleaned(where)}: is nested too deeply", path=where) from None
+    except ValueError as error:  # int() on more digits than it takes
+        raise HostReadError(f"{cleaned(where)}: has a number of too many digits", path=where) from error
+    try:
+        return host_from(data, cleaned(_stem(where) if name is None else name))
     except ValueError as error:
         problems = "\n".join(f"{cleaned(where)}: {one}" for one in error.args)
         raise HostReadError(problems, path=where) from error

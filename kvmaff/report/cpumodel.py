@@ -22,6 +22,7 @@ __all__ = [
     "comparison_lines",
     "default_lines",
     "explained_lines",
+    "groups_line",
     "groups_table",
     "host_line",
     "losses_table",
@@ -169,6 +170,21 @@ def default_lines(found: Baseline, models: CpuModels) -> Iterator[str]:
             yield f"  {words} ({_some(names, 6)})"
 
 
+def groups_line(grouping: Grouping) -> str:
+    """
+    Say how many groups there are.
+
+    Args:
+        grouping: The groups.
+
+    Returns:
+        A line.
+    """
+    count = len(grouping.groups)
+    few = "fewer are not possible" if grouping.fewest else "fewer may be possible"
+    return f"{count} group{'' if count == 1 else 's'}; within this budget {few}"
+
+
 def groups_table(grouping: Grouping, found: Sequence[Baseline]) -> Table:
     """
     Show groups of hosts.
@@ -180,10 +196,7 @@ def groups_table(grouping: Grouping, found: Sequence[Baseline]) -> Table:
     Returns:
         A row for each, numbered from 1.
     """
-    count = len(grouping.groups)
-    few = "fewer are not possible" if grouping.fewest else "fewer may be possible"
-    title = f"{count} group{'' if count == 1 else 's'}; within this budget {few}"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("group", justify="right")
     table.add_column("hosts", overflow="fold")
     table.add_column("lost by a host", justify="right")
