@@ -130,7 +130,8 @@ def list_models(
     }
     with json_errors({**empty, "models": []}, as_json=as_json):
         other = None if file is None else load_host_cpu(file)
-        models = read_cpu_models(binary, accel=accel, machine=machine, fresh=fresh)
+        by = _accel_for((other,) if other else (), accel)
+        models = read_cpu_models(binary, accel=by, machine=machine, fresh=fresh)
         host = other or models.host
         models.fits(host)
         shown = [model for model in models.models if not runnable or models.judge(model, host).runs]
@@ -139,7 +140,7 @@ def list_models(
         print_json(data)
     else:
         console().print(models_table(models, host, shown))
-        _tell_accel(models, accel)
+        _tell_accel(models, by)
     for name, why in models.refused:
         say(f"{name}: QEMU lists it and does not expand it: {why}")
 
@@ -358,14 +359,15 @@ def explain(
     """
     with json_errors({"cpu": model, "model": None}, as_json=as_json):
         host = None if file is None else load_host_cpu(file)
-        models = read_cpu_models(binary, accel=accel, machine=machine, fresh=fresh)
+        by = _accel_for((host,) if host else (), accel)
+        models = read_cpu_models(binary, accel=by, machine=machine, fresh=fresh)
         found = explain_cpu(model, models, host=host)
     if as_json:
         print_json(explained_data(found))
         return
     for line in explained_lines(found, models):
         click.echo(line)
-    _tell_accel(models, accel)
+    _tell_accel(models, by)
 
 
 def _accel_for(hosts: tuple[Any, ...], said: str | None) -> str | None:

@@ -14,7 +14,8 @@ The richest CPU that every host of a group can run, as a ``-cpu`` text that QEMU
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import attrs
 
@@ -154,8 +155,13 @@ def baselines(
     """
     forced = None if model is None else models.resolved(models.get(model))
     kept = models.names - models.known(without) - (frozenset() if nested else models.nested)
-    for hosts in groups:
-        _check(hosts, models, forced, cross_vendor=cross_vendor)
+    wrong = [
+        problem
+        for hosts in groups
+        for problem in _problems(hosts, models, forced, kept, cross_vendor=cross_vendor)
+    ]
+    if wrong:
+        raise RequestError.of(wrong)
 
     async def whole() -> tuple[Baseline, ...]:
         async with asked(models.binary, accel=models.accel, machine=models.machine) as qemu:
@@ -178,17 +184,25 @@ def shared_features(hosts: Iterable[HostCpu], names: frozenset[str]) -> frozense
     return frozenset.intersection(names, *(host.movable for host in hosts))
 
 
-def _check(
-    hosts: Sequence[HostCpu], models: CpuModels, forced: CpuModel | None, *, cross_vendor: bool
-) -> None:
-    """Refuse a group that has no baseline, with all reasons."""
+def _problems(
+    hosts: Sequence[HostCpu],
+    models: CpuModels,
+    forced: CpuModel | None,
+    kept: frozenset[str],
+    *,
+    cross_vendor: bool,
+) -> list[str]:
+    """Why a group has no baseline, all reasons."""
     if not hosts:
-        raise RequestError.of(["a baseline is one of hosts: none is given"])
-    same_kind(hosts)
+        return ["a baseline is one of hosts: none is given"]
     wrong: list[str] = []
-    for host in hosts:
+    checks: list[Callable[[], None]] = [
+        partial(same_kind, hosts),
+        *(partial(models.fits, host) for host in hosts),
+    ]
+    for check in checks:
         try:
-            models.fits(host)
+            check()
         except RequestError as error:
             wrong += error.problems
     by_vendor: dict[str, list[str]] = {}
@@ -202,8 +216,7 @@ def _check(
         )
     if forced is not None and not forced.fixed and (why := _differences(hosts)):
         wrong.append(f"{forced.name} is what its host is, and these are not the same: {why}")
-    if wrong:
-        raise RequestError.of(wrong)
+    return wrong or _too_little(hosts, shared_features(hosts, kept))
 
 
 def _differences(hosts: Sequence[HostCpu]) -> str:
@@ -222,16 +235,16 @@ def _differences(hosts: Sequence[HostCpu]) -> str:
     return "; ".join(said)
 
 
-def _need_a_cpu(hosts: Sequence[HostCpu], wanted: frozenset[str]) -> None:
-    """Refuse what no system of 64 bits starts on: it would be an answer, and nobody's question."""
-    if hosts[0].arch != "x86_64" or LEVELS[0] <= wanted:
-        return
+def _too_little(hosts: Sequence[HostCpu], wanted: frozenset[str]) -> list[str]:
+    """Why hosts share nothing that a system of 64 bits starts on: that were an answer, and nobody's question."""
     absent = sorted(LEVELS[0] - wanted)
+    if hosts[0].arch != "x86_64" or not absent:
+        return []
     blame = [host.name for host in hosts if any(host.has(name) is not True for name in absent)]
     advice = f"look at {', '.join(blame)}, and capture it with QEMU (kvmaff cpumodel host)"
-    raise RequestError.of(
-        [f"these hosts are not known to share what a guest of 64 bits needs ({', '.join(absent)}): {advice}"]
-    )
+    return [
+        f"these hosts are not known to share what a guest of 64 bits needs ({', '.join(absent)}): {advice}"
+    ]
 
 
 async def _baseline(
@@ -242,7 +255,6 @@ async def _baseline(
     kept: frozenset[str],
 ) -> Baseline:
     wanted = shared_features(hosts, kept)
-    _need_a_cpu(hosts, wanted)
     spelt = None
     if forced is not None and not forced.fixed:
         props = dict.fromkeys(sorted(hosts[0].movable & models.names - wanted), False)

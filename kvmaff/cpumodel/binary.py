@@ -151,7 +151,7 @@ def _words(binary: str, accel: str, machine: str, fd: int) -> list[str]:
     ]
     words += ["-chardev", f"socket,id=kvmaff,fd={fd}", "-mon", "chardev=kvmaff,mode=control"]
     keeper = shutil.which("timeout")
-    return [keeper, "--signal=KILL", str(_LIFE_SECONDS), *words] if keeper else words
+    return [keeper, "-s", "KILL", str(_LIFE_SECONDS), *words] if keeper else words
 
 
 class _Child:

@@ -2,7 +2,7 @@
 Hosts put into groups within which guests move, so that no host's guests lose more than a budget.
 
 A group is as good as the intersection of its hosts. Any part of a group that keeps the budget keeps it too, so that
-the fewest groups are a partition, found exactly (over subsets) for up to 12 kinds of hosts of a vendor; for more of
+the fewest groups are a partition, found exactly (over subsets) for up to 14 kinds of hosts of a vendor; for more of
 them the two groups that lose least together are joined, again and again. Hosts that can give the same are always
 together.
 """
@@ -19,7 +19,7 @@ from kvmaff.errors import RequestError
 
 __all__ = ["Grouping", "group_hosts"]
 
-_EXACT = 12
+_EXACT = 14
 """Kinds of hosts; 3 to that power steps."""
 
 
@@ -75,8 +75,10 @@ def group_hosts(
         kinds = _kinds(by_vendor[vendor], names)
         judge = _Judge(kinds, budget, keep_level=keep_level)
         exact = len(kinds) <= _EXACT
-        fewest &= exact
-        for mask in _partition(judge) if exact else _joined(judge):
+        masks = _partition(judge) if exact else _joined(judge)
+        # one group cannot be fewer; and where no two kinds go together, no more of them do
+        fewest &= exact or len(masks) in {1, len(kinds)}
+        for mask in masks:
             chosen = {id(host) for kind, (_, some) in enumerate(kinds) if mask >> kind & 1 for host in some}
             groups.append(tuple(host for host in hosts if id(host) in chosen))
     place = {id(host): at for at, host in enumerate(hosts)}

@@ -31,7 +31,7 @@ from kvmaff.kernel.text import printable
 
 __all__ = ["FEATURE", "MODEL", "Expanded", "ask_models", "expand", "expansion_of"]
 
-FEATURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+FEATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 MOST_MODELS = 4096
 MOST_FEATURES = 4096
@@ -96,7 +96,7 @@ def expansion_of(answer: object, wrong: list[str], where: str) -> Expanded | Non
     return Expanded(
         features=frozenset(name for name, value in flags.items() if value),
         names=frozenset(flags),
-        vendor=printable(str(words[0]).encode(errors="replace"), 12),
+        vendor=printable(str(words[0]).encode(errors="replace"), 12).strip(),
         family=_whole(numbers[0]),
         model=_whole(numbers[1]),
         stepping=_whole(numbers[2]),
