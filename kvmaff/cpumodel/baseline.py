@@ -14,8 +14,7 @@ The richest CPU that every host of a group can run, as a ``-cpu`` text that QEMU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -196,15 +195,11 @@ def _problems(
     if not hosts:
         return ["a baseline is one of hosts: none is given"]
     wrong: list[str] = []
-    checks: list[Callable[[], None]] = [
-        partial(same_kind, hosts),
-        *(partial(models.fits, host) for host in hosts),
-    ]
-    for check in checks:
-        try:
-            check()
-        except RequestError as error:
-            wrong += error.problems
+    try:
+        same_kind(hosts)
+        models.fits(hosts[0])  # and so the others
+    except RequestError as error:
+        wrong += error.problems
     by_vendor: dict[str, list[str]] = {}
     for host in hosts:
         by_vendor.setdefault(host.vendor, []).append(host.name)
