@@ -112,7 +112,9 @@ def list_models(
     as_json: bool,
 ) -> None:
     """
-    Show the models of this QEMU, which of them this host can run, and what is missing for the others.
+    Show the models of this QEMU, and which of them run here.
+
+    For the others it says what is missing; of another host (--host) as far as its capture knows.
 
     \b
     Examples:
@@ -168,9 +170,9 @@ def capture_host(
     as_json: bool,
 ) -> None:
     """
-    Write what this host can give its guests' CPUs into FILE, a small JSON; - prints it.
+    Capture what this host can give its guests' CPUs.
 
-    Carry the files of a group's hosts to one place for cpumodel baseline, group and compare.
+    FILE is a small JSON; - prints it. Carry the files of a group's hosts to one place for cpumodel baseline, group and compare.
 
     \b
     Examples:
@@ -222,9 +224,9 @@ def baseline(
     as_json: bool,
 ) -> None:
     """
-    Find the richest -cpu that all hosts run, so that guests can move between them.
+    Find the richest -cpu that all hosts run.
 
-    The result is expanded by QEMU and held against each host. Guests that run already keep what they have.
+    Guests of it can move between them. The result is expanded by QEMU and held against each host. Guests that run already keep what they have.
 
     \b
     Examples:
@@ -282,7 +284,9 @@ def group(
     as_json: bool,
 ) -> None:
     """
-    Put hosts into the fewest groups within which guests can move, and say the -cpu of each group.
+    Put hosts into groups in which guests can move.
+
+    They are the fewest within the budget; for each the -cpu is said, as cpumodel baseline finds it.
 
     \b
     Examples:
@@ -316,7 +320,9 @@ def group(
 @json_option
 def compare(first: str, second: str, *, as_json: bool) -> None:
     """
-    Say what guests would lose on the way from one host to the other, and back. Needs no QEMU.
+    Say what guests lose between two hosts.
+
+    On the way from one to the other, and back. Needs no QEMU.
 
     \b
     Example:
@@ -349,7 +355,9 @@ def explain(
     as_json: bool,
 ) -> None:
     """
-    Explain MODEL, or all that a -cpu says: what it stands for, what it has, and why a host does not run it.
+    Explain MODEL, or all that a -cpu says.
+
+    What it stands for, what it has, its other versions, and why a host does not run it.
 
     \b
     Examples:
