@@ -172,7 +172,8 @@ def capture_host(
     """
     Capture what this host can give its guests' CPUs.
 
-    FILE is a small JSON; - prints it. Carry the files of a group's hosts to one place for cpumodel baseline, group and compare.
+    FILE is a small JSON; - prints it. Carry the files of a group's hosts to one place for cpumodel baseline, group and
+    compare.
 
     \b
     Examples:
@@ -226,7 +227,8 @@ def baseline(
     """
     Find the richest -cpu that all hosts run.
 
-    Guests of it can move between them. The result is expanded by QEMU and held against each host. Guests that run already keep what they have.
+    Guests of it can move between them. The result is expanded by QEMU and held against each host. Guests that run
+    already keep what they have.
 
     \b
     Examples:
