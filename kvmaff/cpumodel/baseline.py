@@ -30,6 +30,8 @@ from kvmaff.guest.plainly import plainly
 __all__ = ["Baseline", "HostLoss", "baseline", "baselines", "shared_features"]
 
 _TRIED = 4
+_PHYS_BITS = 40
+"""Of a named model's addresses, unless said."""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,6 +63,9 @@ class Baseline:
         features: What a guest has.
         hosts: The hosts in the order they were given, each with what it loses.
         blockers: (feature, the hosts that lack it, the hosts of which nobody knows) of each that a host loses.
+        phys_bits: How many bits of physical addresses all of them have whose number is known; None where none is.
+            Named models have 40 unless told otherwise (QEMU target/i386/cpu.h, TCG_PHYS_ADDR_BITS): guests of more
+            than 1 TiB need ``phys-bits=`` up to this one.
         notes: What a person should know, a sentence each.
     """
 
@@ -71,6 +76,7 @@ class Baseline:
     features: frozenset[str]
     hosts: tuple[HostLoss, ...]
     blockers: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
+    phys_bits: int | None
     notes: tuple[str, ...]
 
     @property
@@ -217,7 +223,9 @@ def _problems(
 def _differences(hosts: Sequence[HostCpu]) -> str:
     """In what some hosts differ; nothing where a guest cannot tell them apart."""
     said = []
-    for field in ("vendor", "family", "model", "stepping", "source"):
+    if dark := [host.name for host in hosts if host.source != "qmp"]:
+        said.append(f"of {', '.join(dark)} only /proc/cpuinfo is known")
+    for field in ("vendor", "family", "model", "stepping", "phys_bits"):
         values = sorted({str(getattr(host, field)) for host in hosts})
         if len(values) > 1:
             said.append(f"{field} {' and '.join(values)}")
@@ -276,6 +284,9 @@ async def _baseline(
     removed = sorted_names(name for name, on in spelt.props.items() if not on and name in models.names)
     words = [spelt.model.name, *(f"+{name}" for name in added), *(f"-{name}" for name in removed)]
     words += ["migratable=on"] if "migratable" in spelt.props else []
+    bits = min((host.phys_bits for host in hosts if host.phys_bits is not None), default=None)
+    if bits is not None and bits < _PHYS_BITS and spelt.model.fixed:
+        words += ["host-phys-bits=on", f"host-phys-bits-limit={bits}"]
     words += [f"vendor={spelt.model.vendor or min(vendors)}"] if len(vendors) > 1 else []
     losses = tuple(
         HostLoss(
@@ -293,6 +304,7 @@ async def _baseline(
         features=spelt.features,
         hosts=losses,
         blockers=_blockers(hosts, losses),
+        phys_bits=bits,
         notes=notes,
     )
 

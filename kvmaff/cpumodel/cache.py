@@ -1,19 +1,22 @@
 """
 What a binary told of its models, kept for the next time: starting it takes longer than everything else.
 
-Rules: kept by binary, accelerator and machine type, and true as long as the binary is the same file, the kernel the
-same kernel, and what KVM and the CPU show of themselves has not changed (microcode, ``nested=``). A file that is not
-ours alone to write, or is damaged, is as good as none. Where nothing can be kept, that is no error.
+Rules: kept by binary, accelerator and machine type, and true until the next boot, as long as the binary is the same
+file and what KVM and the CPU show of themselves has not changed (modules, ``nested=``, microcode). Of a script nothing
+is kept: the QEMU that it starts may be replaced behind it. A file that is not ours alone to write, or is damaged, is as
+good as none. Where nothing can be kept, that is no error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import re
 import stat
+from importlib.metadata import version
 
 from kvmaff.cpumodel.binary import accelerator, find_binary
 from kvmaff.cpumodel.reading import ask_models
@@ -24,7 +27,8 @@ from kvmaff.kernel.files import put_file
 __all__ = ["cache_folder", "read_cpu_models"]
 
 _MOST_BYTES = 16 << 20
-_MODULES = ("kvm", "kvm_intel", "kvm_amd")
+_READER = 1
+"""Moves with what is read of a binary, and how."""
 _PROCESSOR = re.compile(rb"^(?:vendor_id|cpu family|model|stepping|microcode|flags)\s*:.*$", re.MULTILINE)
 
 
@@ -77,7 +81,7 @@ def read_cpu_models(
             if not fresh and (kept := _kept(folder, name, key)) is not None:
                 return kept
         found = ask_models(path, accel=accel, machine=machine)
-        if folder is not None and key == _key(path):  # not replaced while it was asked
+        if folder is not None and key and key == _key(path):  # not replaced while it was asked
             text = json.dumps({"format": FORMAT, "key": key, "models": models_data(found)})
             with contextlib.suppress(OSError):
                 put_file(folder, name, text.encode())
@@ -85,23 +89,28 @@ def read_cpu_models(
 
 
 def _key(binary: str) -> list[str]:
-    """What must not change: the file, the kernel, and what KVM and the CPU show of themselves."""
+    """What must not change, ourselves too; nothing where that cannot be told."""
     here = os.uname()
     try:
-        info = os.stat(binary)
+        fd = os.open(binary, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as program:
+            info = os.fstat(fd)
+            if program.read(4) != b"\x7fELF":
+                return []
     except OSError:
         return []
-    file = f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}"
+    same = f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}"
     shown = hashlib.sha256()
-    for module in _MODULES:
-        folder = f"/sys/module/{module}/parameters"
-        with contextlib.suppress(OSError):
-            for name in sorted(os.listdir(folder)):
-                with contextlib.suppress(OSError), open(f"{folder}/{name}", "rb") as option:
-                    shown.update(f"{module}.{name}=".encode() + option.read(4096))
+    for path in sorted(glob.glob("/sys/module/kvm*/parameters/*") + glob.glob("/sys/module/kvm*/srcversion")):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            shown.update(f"{path}=".encode() + file.read(4096))
     with contextlib.suppress(OSError), open("/proc/cpuinfo", "rb") as cpus:
         shown.update(b"\n".join(_PROCESSOR.findall(cpus.read(1 << 14))[:6]))
-    return [os.path.realpath(binary), file, here.release, here.version, shown.hexdigest()]
+    boot = ""
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as said:
+        boot = said.read().strip()
+    reader = f"{version('kvmaff')} {_READER}"
+    return [reader, os.path.realpath(binary), same, here.release, here.version, boot, shown.hexdigest()]
 
 
 def _opened(path: str) -> int | None:

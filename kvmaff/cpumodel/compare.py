@@ -33,13 +33,15 @@ class Comparison:
     differences: tuple[tuple[str, str, str], ...]
 
     @property
-    def same(self) -> bool:
-        """Whether a guest of the ``host`` model may move both ways: nothing that it sees differs."""
-        sets = (self.only_first, self.only_second, self.unknown_first, self.unknown_second)
-        return not any(sets) and not any(what in _SEEN for what, _, _ in self.differences)
+    def same(self) -> bool | None:
+        """Whether a guest of the ``host`` model may move both ways: nothing that it sees differs; None: unknown."""
+        if self.only_first or self.only_second or any(what in _SEEN for what, _, _ in self.differences):
+            return False
+        known = {self.first.source, self.second.source} == {"qmp"}
+        return True if known and not (self.unknown_first or self.unknown_second) else None
 
 
-_SEEN = ("vendor", "family", "model", "stepping")
+_SEEN = ("vendor", "family", "model", "stepping", "phys_bits")
 
 
 def compare_hosts(first: HostCpu, second: HostCpu) -> Comparison:
@@ -78,5 +80,5 @@ def compare_hosts(first: HostCpu, second: HostCpu) -> Comparison:
 
 def _said(value: object) -> str:
     if value is None:
-        return "not asked"
+        return "not known"
     return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)

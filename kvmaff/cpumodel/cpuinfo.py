@@ -24,7 +24,9 @@ from kvmaff.cpuset import MAX_CPUS
 from kvmaff.errors import HostReadError
 from kvmaff.kernel.text import printable
 
-__all__ = ["CpuinfoCpu", "read_cpuinfo"]
+__all__ = ["CPUINFO", "CpuinfoCpu", "address_bits", "read_cpuinfo"]
+
+CPUINFO = "/proc/cpuinfo"
 
 _LARGEST = 1 << 24
 """/proc/cpuinfo has about 1.5 KiB a processor."""
@@ -92,6 +94,7 @@ _NUMBERS = {b"cpu family": 0xF + 0xFF, b"model": 0xFF, b"stepping": 0xF}
 _KEYS = (b"vendor_id", b"cpu family", b"model", b"stepping", b"model name", b"flags")
 _NARROW = b"fdiv_bug"
 """Told by kernels of 32 bits alone."""
+_ADDRESSES = re.compile(rb"^address sizes\s*: ([0-9]{1,3}) bits physical", re.MULTILINE)
 _FLAG = re.compile(r"[a-z0-9][a-z0-9_.:+-]{0,63}", re.ASCII)
 _Said = tuple[bytes | None, ...]
 """What a processor says for each of the keys."""
@@ -170,6 +173,20 @@ def read_cpuinfo(text: str | bytes, path: str = "/proc/cpuinfo") -> CpuinfoCpu:
     if found.narrow:
         sure -= _WIDE
     return attrs.evolve(least, shown=shown, features=frozenset(sure))
+
+
+def address_bits(data: bytes) -> int | None:
+    """
+    Say how many bits the physical addresses of a machine have.
+
+    Args:
+        data: What its /proc/cpuinfo holds.
+
+    Returns:
+        The least that any processor says; None where none does.
+    """
+    said = {int(bits) for bits in _ADDRESSES.findall(data) if 32 <= int(bits) <= 64}
+    return min(said, default=None)
 
 
 class _Processors:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 
 from kvmaff.cpumodel.cache import read_cpu_models
-from kvmaff.cpumodel.cpuinfo import read_cpuinfo
+from kvmaff.cpumodel.cpuinfo import CPUINFO, address_bits, read_cpuinfo
 from kvmaff.cpumodel.model import ON_UNDER_KVM, HostCpu
 from kvmaff.errors import HostReadError, WrongUsage
 
 __all__ = ["read_host_cpu"]
 
-_CPUINFO = "/proc/cpuinfo"
 _LARGEST = 1 << 24
 _MADE_BY_KVM = ON_UNDER_KVM - {"vme"}
 """What every KVM since Linux 5.10 offers its guests, whatever the CPU (arch/x86/kvm/cpuid.c, KVM_CPUID_FEATURES)."""
@@ -51,10 +50,10 @@ def read_host_cpu(
     if accel == "tcg" or binary is not None:
         raise WrongUsage.of(["/proc/cpuinfo tells of KVM on this host, and of no QEMU"])
     try:
-        with open(_CPUINFO, "rb") as file:
+        with open(CPUINFO, "rb") as file:
             data = file.read(_LARGEST)
     except OSError as error:
-        raise HostReadError(f"{_CPUINFO}: {error.strerror}", path=_CPUINFO) from error
+        raise HostReadError(f"{CPUINFO}: {error.strerror}", path=CPUINFO) from error
     found = read_cpuinfo(data)
     here = os.uname()
     return HostCpu(
@@ -69,5 +68,6 @@ def read_host_cpu(
         model=found.model,
         stepping=found.stepping,
         title=found.name,
+        phys_bits=address_bits(data),
         features=found.features | (_MADE_BY_KVM if found.features else frozenset()),
     )

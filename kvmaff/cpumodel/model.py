@@ -102,8 +102,10 @@ class HostCpu:
         stepping: Its stepping.
         title: The CPU's name.
         features: What it can give, by QEMU's names.
-        staying: Those of them that a guest cannot take along when it moves (``invtsc``).
+        staying: Those of them that a guest cannot take along when it moves: ``invtsc``; and on CPUs that are not
+            Intel's ``arch-capabilities``, which KVM makes up there and QEMU since 10.1 does not give.
         lacks: What it surely cannot give. What is in neither, nobody knows.
+        phys_bits: How many bits its physical addresses have; None where nobody knows, and under TCG.
     """
 
     name: str
@@ -120,6 +122,7 @@ class HostCpu:
     features: frozenset[str]
     staying: frozenset[str] = frozenset()
     lacks: frozenset[str] = frozenset()
+    phys_bits: int | None = None
 
     def has(self, feature: str) -> bool | None:
         """

@@ -21,6 +21,7 @@ from typing import Any
 import attrs
 
 from kvmaff.cpumodel.binary import accelerator, asked, find_binary, need_x86
+from kvmaff.cpumodel.cpuinfo import CPUINFO, address_bits
 from kvmaff.cpumodel.model import CpuModel, HostCpu
 from kvmaff.cpumodel.table import CpuModels
 from kvmaff.errors import KvmaffError, QemuError, QmpRefused, WrongUsage
@@ -37,6 +38,9 @@ MOST_MODELS = 4096
 MOST_FEATURES = 4096
 _NUMBERS = ("family", "model", "stepping")
 _LARGEST = 1 << 16
+_INTEL_ONLY = "arch-capabilities"
+"""KVM makes it up for other CPUs too; QEMU since 10.1 does not give it there, and some guests fail with it."""
+_MOST_CPUINFO = 1 << 24
 
 
 @attrs.frozen(kw_only=True)
@@ -196,6 +200,11 @@ async def _read_all(qemu: Conversation, binary: str, accel: str, machine: str) -
         models.append(CpuModel(name=name, **known, **values))
     every = await expand(qemu, "max", {"migratable": False})
     movable = await expand(qemu, "max", {"migratable": True})
+    made_up = frozenset[str]()
+    if every.vendor != "GenuineIntel" and _INTEL_ONLY in every.features:
+        made_up = (
+            every.features - (await expand(qemu, "max", {"migratable": False, _INTEL_ONLY: False})).features
+        )
     with_svm, with_vmx = await _nested(qemu, every.names)
     host = HostCpu(
         name="this host",
@@ -210,8 +219,9 @@ async def _read_all(qemu: Conversation, binary: str, accel: str, machine: str) -
         stepping=every.stepping,
         title=every.title,
         features=every.features,
-        staying=every.features - movable.features,
+        staying=every.features - movable.features | made_up,
         lacks=every.names - every.features,
+        phys_bits=_phys_bits() if accel == "kvm" else None,
     )
     return CpuModels(
         binary=binary,
@@ -227,6 +237,14 @@ async def _read_all(qemu: Conversation, binary: str, accel: str, machine: str) -
         default=default,
         refused=tuple(refused),
     )
+
+
+def _phys_bits() -> int | None:
+    try:
+        with open(CPUINFO, "rb") as file:
+            return address_bits(file.read(_MOST_CPUINFO))
+    except OSError:
+        return None
 
 
 async def _nested(qemu: Conversation, names: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:

@@ -37,8 +37,9 @@ def host_data(host: HostCpu) -> dict[str, Any]:
 
     Returns:
         ``kvmaff`` and ``format`` (what it is), ``arch``, ``accel``, ``source``, ``qemu`` (major, minor, micro, or
-        null), ``kernel``, ``vendor``, ``family``, ``model``, ``stepping``, ``title``, and of features by QEMU's names
-        ``features`` (it can give them), ``staying`` (those of them that cannot move) and ``lacks``.
+        null), ``kernel``, ``phys_bits`` (or null), ``vendor``, ``family``, ``model``, ``stepping``, ``title``, and of
+        features by QEMU's names ``features`` (it can give them), ``staying`` (those of them that cannot move) and
+        ``lacks``.
     """
     sets = ("features", "staying", "lacks")
     plain = attrs.asdict(host, filter=lambda field, _: field.name not in {*sets, "name"})
@@ -169,6 +170,12 @@ def _number(value: Any) -> int:
     return value
 
 
+def _bits(value: Any) -> int:
+    if type(value) is not int or not 32 <= value <= 64:
+        raise ValueError("is no number of bits from 32 to 64")
+    return value
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 512 or not (value.isprintable()):
         raise ValueError("is no printable text of at most 512 characters")
@@ -244,6 +251,7 @@ _HOST: dict[str, Callable[[Any], Any]] = {
     "source": _one_of(*_SOURCES),
     "qemu": _or_none(_version),
     "kernel": _text,
+    "phys_bits": _or_none(_bits),
     "vendor": _text,
     **_CPU,
     "staying": _features,

@@ -70,9 +70,9 @@ def baseline_data(found: Baseline, models: CpuModels) -> dict[str, Any]:
         models: The binary's models.
 
     Returns:
-        ``cpu`` (what ``-cpu`` takes), ``model, added, removed, features, level``, ``hosts`` (of each ``host, lost,
-        unnamed, level, level_kept``), ``blockers`` (by feature, ``lack`` and ``unknown``: hosts), ``defaults`` (of
-        each of ``qemu64`` and the like ``model, lost, words``) and ``notes``.
+        ``cpu`` (what ``-cpu`` takes), ``model, added, removed, features, level, phys_bits``, ``hosts`` (of each
+        ``host, lost, unnamed, level, level_kept``), ``blockers`` (by feature, ``lack`` and ``unknown``: hosts),
+        ``defaults`` (of each of ``qemu64`` and the like ``model, lost, words``) and ``notes``.
     """
     return {
         "cpu": found.text,
@@ -81,6 +81,7 @@ def baseline_data(found: Baseline, models: CpuModels) -> dict[str, Any]:
         "removed": list(found.removed),
         "features": _names(found.features),
         "level": level_name(found.level),
+        "phys_bits": found.phys_bits,
         "hosts": [
             {
                 "host": one.host.name,
@@ -139,8 +140,8 @@ def comparison_data(found: Comparison) -> dict[str, Any]:
         found: It.
 
     Returns:
-        ``first, second`` (names), ``same, only_first, only_second, unknown_first, unknown_second`` and ``differences``
-        (``what, first, second`` of each).
+        ``first, second`` (names), ``same`` (null where nobody knows), ``only_first, only_second, unknown_first,
+        unknown_second`` and ``differences`` (``what, first, second`` of each).
     """
     return {
         "first": found.first.name,

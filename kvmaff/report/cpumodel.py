@@ -105,6 +105,8 @@ def baseline_lines(found: Baseline) -> Iterator[str]:
         Lines.
     """
     yield f"{len(found.features)} features, {level_name(found.level)}"
+    if found.phys_bits is not None and found.phys_bits > 40 and found.model.fixed:
+        yield f"addresses of 40 bits, as named models have; guests of more than 1 TiB: phys-bits={found.phys_bits}"
     if found.blockers:
         yield ""
         yield "what keeps the others out:"
@@ -234,6 +236,9 @@ def comparison_lines(found: Comparison) -> Iterator[str]:
             yield f"{name}, and of {other} nobody knows, {len(unknown)}: {', '.join(sorted_names(unknown))}"
     if found.same:
         yield "a guest sees no difference: it may move both ways, with -cpu host,migratable=on too"
+    elif found.same is None:
+        yield "whether a guest sees a difference cannot be told: not all is known of both"
+        yield "for guests that move: kvmaff cpumodel baseline FILE FILE"
     elif not (found.only_first or found.only_second or found.unknown_first or found.unknown_second):
         yield "both can give the same features; a guest of -cpu host sees which of them it is on"
     else:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmaff.cpumodel.cache import read_cpu_models
+from kvmaff.cpumodel import cache
+from kvmaff.cpumodel.reading import ask_models
+from kvmaff.cpumodel.table import CpuModels
 
 from ..conftest import QEMU, needs_qemu
 
@@ -17,36 +19,29 @@ pytestmark = needs_qemu
 
 
 class Counted:
-    """A QEMU that counts how often it is started."""
+    """A QEMU of our own, and how often it was started."""
 
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "log"
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = folder / "qemu-system-x86_64"
-        self.write("# one")
+        self.starts = 0
+        self.path.symlink_to(str(shutil.which(QEMU)))
+        monkeypatch.setattr(cache, "ask_models", self._ask)
 
-    def write(self, remark: str) -> None:
-        """Replace the binary by one that says the same."""
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(f'#!/bin/sh\n{remark}\necho x >>{self.log}\nexec {shutil.which(QEMU)} "$@"\n')
-        fresh.chmod(0o755)
-        fresh.rename(self.path)
-
-    @property
-    def starts(self) -> int:
-        """How often it was started."""
-        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
+    def _ask(self, *args: object, **options: object) -> CpuModels:
+        self.starts += 1
+        return ask_models(*args, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
     """The binary, with a cache of its own."""
     monkeypatch.setenv("KVMAFF_CACHE_DIR", str(tmp_path / "cache"))
-    return Counted(tmp_path)
+    return Counted(tmp_path, monkeypatch)
 
 
-def read(counted: Counted, **options: object) -> object:
+def read(counted: Counted, **options: object) -> CpuModels:
     """Read the models under TCG."""
-    return read_cpu_models(counted.path, accel="tcg", **options)  # type: ignore[arg-type]
+    return cache.read_cpu_models(counted.path, accel="tcg", **options)  # type: ignore[arg-type]
 
 
 def kept(tmp_path: Path) -> Path:
@@ -67,22 +62,48 @@ def test_kept(counted: Counted, tmp_path: Path) -> None:
 
 
 def test_by_what(counted: Counted, tmp_path: Path) -> None:
-    """Another machine type is another answer; another binary in the same place, another kernel or CPU makes it old."""
+    """Whatever differs of what it was kept by (file, kernel, boot, CPU, kvmaff) makes it old."""
     read(counted)
-    read(counted, machine="q35")
-    assert 2 == counted.starts
-    counted.write("# two")
-    read(counted)
-    assert 3 == counted.starts
-    paths = sorted((tmp_path / "cache").iterdir())
-    assert 2 == len(paths)
-    for path in paths:
-        data = json.loads(path.read_text())
-        for at in range(len(data["key"])):
-            path.write_text(json.dumps({**data, "key": [*data["key"][:at], "other", *data["key"][at + 1 :]]}))
-            before = counted.starts
-            read(counted, machine=data["models"]["machine"])
-            assert before + 1 == counted.starts
+    path = kept(tmp_path)
+    data = json.loads(path.read_text())
+    assert len(data["key"]) > 6
+    for at in range(len(data["key"])):
+        path.write_text(json.dumps({**data, "key": [*data["key"][:at], "other", *data["key"][at + 1 :]]}))
+        read(counted)
+        assert at + 2 == counted.starts
+
+
+def test_by_the_file(tmp_path: Path) -> None:
+    """A file that was written or replaced is another one; what is no program has no key."""
+    path = tmp_path / "program"
+    path.write_bytes(b"\x7fELF one")
+    first = cache._key(str(path))
+    assert first == cache._key(str(path))
+    path.write_bytes(b"\x7fELF two and more")
+    second = cache._key(str(path))
+    path.unlink()
+    path.write_bytes(b"\x7fELF two and more")
+    assert 3 == len({tuple(key) for key in (first, second, cache._key(str(path)))})
+    path.write_bytes(b"#!/bin/sh")
+    assert [] == cache._key(str(path))
+
+
+def test_by_machine_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine type is another answer, kept beside the first."""
+    monkeypatch.setenv("KVMAFF_CACHE_DIR", str(tmp_path / "cache"))
+    found = [cache.read_cpu_models(QEMU, accel="tcg", machine=machine) for machine in ("none", "microvm")]
+    assert found == [cache.read_cpu_models(QEMU, accel="tcg", machine=one.machine) for one in found]
+    assert 2 == len(list((tmp_path / "cache").iterdir()))
+
+
+def test_of_a_script_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it starts may be replaced behind it."""
+    monkeypatch.setenv("KVMAFF_CACHE_DIR", str(tmp_path / "cache"))
+    script = tmp_path / "qemu"
+    script.write_text(f'#!/bin/sh\nexec {shutil.which(QEMU)} "$@"\n')
+    script.chmod(0o755)
+    cache.read_cpu_models(script, accel="tcg")
+    assert [] == list((tmp_path / "cache").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ def test_both_ways(data: hs.DataObject) -> None:
     assert found.only_first == first.movable & second.lacks
     assert first.movable == (first.movable & second.movable) | found.only_first | found.unknown_second
     assert compare_hosts(first, first).same
+    assert compare_hosts(first, attrs.evolve(first, source="cpuinfo")).same is None
+    assert compare_hosts(first, attrs.evolve(first, phys_bits=39)).same is False
     if found.only_first or found.unknown_second:
         assert not found.same
 

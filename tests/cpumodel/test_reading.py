@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from kvmaff.cpumodel.reading import ask_models
@@ -79,11 +82,25 @@ def test_vendors_are_the_models_own() -> None:
 
 @needs_kvm
 def test_invtsc_stays() -> None:
-    """What has no migratable form is told apart, where the host has it."""
+    """What has no migratable form is told apart, where the host has it; so is what KVM makes up for AMD's CPUs."""
     host = models_of("kvm").host
-    assert host.staying <= {"invtsc"}
     assert not host.movable & host.staying
-    assert ("invtsc" in host.features) is ("invtsc" in host.staying)
+    for name, stays in (
+        ("invtsc", True),
+        ("arch-capabilities", host.vendor != "GenuineIntel"),
+        ("lm", False),
+    ):
+        assert (name in host.staying) is (stays and name in host.features)
+    if host.vendor != "GenuineIntel":
+        assert not {"rdctl-no", "mds-no", "taa-no"} & host.movable
+
+
+@needs_kvm
+def test_addresses() -> None:
+    """How long physical addresses are is the kernel's word, and known under KVM alone."""
+    said = re.findall(r"address sizes\s*: (\d+) bits", Path("/proc/cpuinfo").read_text())
+    assert min(map(int, said)) == models_of("kvm").host.phys_bits
+    assert models_of("tcg").host.phys_bits is None
 
 
 def test_no_such_accelerator() -> None:

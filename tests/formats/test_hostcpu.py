@@ -46,6 +46,7 @@ def hosts(draw: hs.DrawFn) -> HostCpu:
         if features
         else frozenset(),
         lacks=lacks,
+        phys_bits=draw(hs.none() | hs.integers(32, 64)),
     )
 
 
