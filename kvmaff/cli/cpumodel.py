@@ -9,7 +9,7 @@ import click
 
 from kvmaff.cli.common import console, json_errors, json_option, print_json, say
 from kvmaff.cpumodel.baseline import baseline as find_baseline
-from kvmaff.cpumodel.baseline import baselines
+from kvmaff.cpumodel.baseline import baselines, kept_names
 from kvmaff.cpumodel.cache import read_cpu_models
 from kvmaff.cpumodel.compare import compare_hosts
 from kvmaff.cpumodel.explain import explain_cpu
@@ -69,7 +69,7 @@ _without = click.option(
     "--without",
     multiple=True,
     metavar="FEATURE",
-    help="Leave it out, with what depends on it; may be repeated.",
+    help="Leave it out, and what QEMU takes out with it; may be repeated.",
 )
 _no_nested = click.option(
     "--no-nested", is_flag=True, help="Leave out what guests need for guests of their own (vmx, svm)."
@@ -298,7 +298,7 @@ def group(
     with json_errors({"fewest": None, "groups": []}, as_json=as_json):
         hosts = load_host_cpus(files)
         models = read_cpu_models(binary, accel=_accel_for(hosts, accel), machine=machine, fresh=fresh)
-        names = models.names - models.known(without) - (models.nested if no_nested else frozenset())
+        names = kept_names(models, without=without, nested=not no_nested)
         grouping = group_hosts(
             hosts, budget=budget, names=names, keep_level=keep_level, cross_vendor=cross_vendor
         )

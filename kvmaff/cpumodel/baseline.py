@@ -3,9 +3,10 @@ The richest CPU that every host of a group can run, as a ``-cpu`` text that QEMU
 
 1. What all hosts can give and a guest can take along: the intersection of what their QEMUs said.
 2. The model that says this with the fewest words: each feature to be added costs 1, each to be removed 2, 3, 4 and so
-   on, since a model of which much is missing is the wrong one (the idea of libvirt's src/cpu/cpu_x86.c, x86Decode). It
-   is of the hosts' vendor, never deprecated, and has its version in its name: what a name without one means depends on
-   the machine type.
+   on, since a model of which much is missing is the wrong one (the idea of libvirt's src/cpu/cpu_x86.c, x86Decode;
+   libvirt asks for the CPU's own family and number first, which here decide between equals, since a group has many).
+   It is of the hosts' vendor, never deprecated, and has its version in its name: what a name without one means depends
+   on the machine type.
 3. QEMU expands the text; what it has too much is removed, what it has too little is added, until it is what was wanted.
 4. The result is held against each host.
 
@@ -21,13 +22,14 @@ import attrs
 from kvmaff.cpumodel.binary import asked
 from kvmaff.cpumodel.level import LEVELS, level_of
 from kvmaff.cpumodel.model import GIVEN_BY_KVM, CpuModel, HostCpu, judge, same_kind
+from kvmaff.cpumodel.reading import dependents
 from kvmaff.cpumodel.spelling import Spelt, spell, spelling_cost
 from kvmaff.cpumodel.table import CpuModels, sorted_names
 from kvmaff.errors import RequestError
 from kvmaff.guest.conversation import Conversation
 from kvmaff.guest.plainly import plainly
 
-__all__ = ["Baseline", "HostLoss", "baseline", "baselines", "shared_features"]
+__all__ = ["Baseline", "HostLoss", "baseline", "baselines", "kept_names", "shared_features"]
 
 _TRIED = 4
 _PHYS_BITS = 40
@@ -115,7 +117,7 @@ def baseline(
         model: The model to begin with; None for the one that needs the fewest words.
         cross_vendor: Allow hosts of different vendors.
         nested: Keep what guests need for guests of their own (``vmx``, ``svm`` and what depends on them).
-        without: Features to leave out, with what depends on them.
+        without: Features to leave out, with what QEMU takes out with them.
 
     Returns:
         It.
@@ -159,7 +161,7 @@ def baselines(
         RequestError: As there, and so for the others.
     """
     forced = None if model is None else models.resolved(models.get(model))
-    kept = models.names - models.known(without) - (frozenset() if nested else models.nested)
+    kept = kept_names(models, without=without, nested=nested)
     wrong = [
         problem
         for hosts in groups
@@ -173,6 +175,33 @@ def baselines(
             return tuple([await _baseline(qemu, hosts, models, forced, kept) for hosts in groups])
 
     return plainly(whole)
+
+
+def kept_names(models: CpuModels, *, without: Iterable[str] = (), nested: bool = True) -> frozenset[str]:
+    """
+    Say which features count.
+
+    Args:
+        models: The binary's models; it is started where something is to be left out.
+        without: Features to leave out.
+        nested: Keep what guests need for guests of their own.
+
+    Returns:
+        All that the binary has names for, without these and what QEMU takes out with them.
+
+    Raises:
+        WrongUsage: There is no such feature.
+        QemuError: The binary cannot be asked.
+        Unsupported: The library ``qemu.qmp`` is not installed.
+    """
+    gone = models.known(without)
+
+    async def whole() -> frozenset[str]:
+        async with asked(models.binary, accel=models.accel, machine=models.machine) as qemu:
+            return await dependents(qemu, models.names, gone)
+
+    with_them = plainly(whole) if gone else frozenset[str]()
+    return models.names - gone - with_them - (frozenset() if nested else models.nested)
 
 
 def shared_features(hosts: Iterable[HostCpu], names: frozenset[str]) -> frozenset[str]:
@@ -279,7 +308,7 @@ async def _baseline(
             [f"{spelt.model.name}: QEMU expands it to more than {', '.join(strange)} can give"]
         )
     vendors = {host.vendor for host in hosts}
-    notes = _notes(hosts, models, spelt)
+    notes = _notes(hosts, models, spelt, chosen=forced is None)
     added = sorted_names(name for name, on in spelt.props.items() if on and name in models.names)
     removed = sorted_names(name for name, on in spelt.props.items() if not on and name in models.names)
     words = [spelt.model.name, *(f"+{name}" for name in added), *(f"-{name}" for name in removed)]
@@ -341,7 +370,7 @@ def _blockers(
     )
 
 
-def _notes(hosts: Sequence[HostCpu], models: CpuModels, spelt: Spelt) -> tuple[str, ...]:
+def _notes(hosts: Sequence[HostCpu], models: CpuModels, spelt: Spelt, *, chosen: bool) -> tuple[str, ...]:
     notes = []
     vendors = sorted({host.vendor for host in hosts})
     if len(vendors) > 1:
@@ -351,7 +380,7 @@ def _notes(hosts: Sequence[HostCpu], models: CpuModels, spelt: Spelt) -> tuple[s
         )
     if spelt.model.vendor is None:
         notes.append(f"{models.binary} has no TCG and so does not tell whose CPU a model is")
-    elif spelt.model.vendor not in vendors:
+    elif chosen and spelt.model.vendor not in vendors:
         notes.append(f"{models.binary} has no model of {vendors[0]}: the guest sees a name of another's")
     degraded = [host.name for host in hosts if host.source == "cpuinfo"]
     if degraded:
@@ -363,7 +392,8 @@ def _notes(hosts: Sequence[HostCpu], models: CpuModels, spelt: Spelt) -> tuple[s
     for host in old:
         assert host.qemu is not None
         had, has = ".".join(map(str, host.qemu)), ".".join(map(str, models.version))
-        notes.append(f"{host.name} was asked by QEMU {had}, the models are those of {has}")
+        older = f"; whether it knows {spelt.model.name} is not known" if host.qemu < models.version else ""
+        notes.append(f"{host.name} was asked by QEMU {had}, the models are those of {has}{older}")
     if hosts[0].accel != models.accel:
         notes.append(
             "the models were read under TCG, which has no features of KVM's own (kvm-…): of these a guest has what KVM "

@@ -118,7 +118,8 @@ async def asked(
         except TimeoutError:
             raise _error(binary, f"did not greet over QMP within {timeout:g} s; it is no QEMU") from None
         except Exception as error:  # whatever the peer provokes in the library is its fault
-            raise _error(binary, await child.why(what_went_wrong(error))) from error
+            begun = client.greeting is not None
+            raise _error(binary, await child.why(what_went_wrong(error), begun=begun)) from error
         stack.push_async_callback(lambda: to_its_end(_leave(client)))
         conversation = Conversation(
             client, pid=child.pid, who=printable(os.fsencode(binary)), timeout=timeout, owner=binary
@@ -129,7 +130,7 @@ async def asked(
             raise
         except QmpError as error:
             if await child.ended():
-                raise _error(binary, await child.why("ended while it was asked")) from error
+                raise _error(binary, await child.why("ended while it was asked", begun=True)) from error
             raise
         with contextlib.suppress(QmpError):
             await conversation.ask("quit")
@@ -198,15 +199,16 @@ class _Child:
             await asyncio.sleep(_LOOK_SECONDS)
         return False
 
-    async def why(self, otherwise: str) -> str:
-        """Its own words on why it does not go on."""
+    async def why(self, what: str, *, begun: bool) -> str:
+        """What it did, with its own words on why it does not start or go on."""
         if not await self.ended():
-            return f"{otherwise}; it is no QEMU"
+            return f"{what}; it is no QEMU"
         await asyncio.sleep(0)  # what it said last is read
         lines = [printable(line.strip(), 256) for line in self._kept.splitlines() if line.strip()]
         if not lines:
-            return f"{otherwise}; it is no QEMU, or one that says nothing"
-        return f"does not start: {'; '.join(lines[:_SHOWN])}"
+            return f"{what}; it is no QEMU, or one that says nothing"
+        said = "; ".join(lines[:_SHOWN])
+        return f"{what}; it says: {said}" if begun else f"does not start: {said}"
 
     async def end(self) -> None:
         """End it, with what it started; where it was asked to, it has time to do so."""

@@ -24,16 +24,18 @@ from kvmaff.cpumodel.binary import accelerator, asked, find_binary, need_x86
 from kvmaff.cpumodel.cpuinfo import CPUINFO, address_bits
 from kvmaff.cpumodel.model import CpuModel, HostCpu
 from kvmaff.cpumodel.table import CpuModels
-from kvmaff.errors import KvmaffError, QemuError, QmpRefused, WrongUsage
+from kvmaff.errors import QemuError, QmpRefused, WrongUsage
 from kvmaff.guest.checked import MOST_WRONG, flag, items, text
 from kvmaff.guest.conversation import Conversation
 from kvmaff.guest.plainly import plainly
 from kvmaff.kernel.text import printable
 
-__all__ = ["FEATURE", "MODEL", "Expanded", "ask_models", "expand", "expansion_of"]
+__all__ = ["FEATURE", "MODEL", "VENDOR", "Expanded", "ask_models", "dependents", "expand", "expansion_of"]
 
 FEATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
+VENDOR = re.compile(r"[A-Za-z0-9 !-+.-/:;?@_-]{0,12}", re.ASCII)
+"""CPUID's 12 characters, without those that part the words of a ``-cpu``."""
 MOST_MODELS = 4096
 MOST_FEATURES = 4096
 _NUMBERS = ("family", "model", "stepping")
@@ -89,9 +91,11 @@ def expansion_of(answer: object, wrong: list[str], where: str) -> Expanded | Non
     for name, value in zip(_NUMBERS, numbers, strict=True):
         if type(value) is not int or not 0 <= value < _LARGEST:
             wrong.append(f"{where}: {name!r} is no number below {_LARGEST}")
-    words = [props.get(name) for name in ("vendor", "model-id")]
-    if not all(isinstance(word, str) and len(word) <= 64 for word in words):
-        wrong.append(f"{where}: its vendor or its name is no text")
+    vendor, title = props.get("vendor"), props.get("model-id")
+    if not isinstance(vendor, str) or not VENDOR.fullmatch(vendor):
+        wrong.append(f"{where}: its vendor is none")
+    if not isinstance(title, str) or len(title) > 64:
+        wrong.append(f"{where}: its name is no text of at most 64 characters")
     flags = {name: value for name, value in props.items() if isinstance(value, bool)}
     if not all(FEATURE.fullmatch(name) for name in flags):
         wrong.append(f"{where}: a feature has no name")
@@ -100,11 +104,11 @@ def expansion_of(answer: object, wrong: list[str], where: str) -> Expanded | Non
     return Expanded(
         features=frozenset(name for name, value in flags.items() if value),
         names=frozenset(flags),
-        vendor=printable(str(words[0]).encode(errors="replace"), 12).strip(),
+        vendor=str(vendor).strip(),
         family=_whole(numbers[0]),
         model=_whole(numbers[1]),
         stepping=_whole(numbers[2]),
-        title=printable(str(words[1]).encode(errors="replace"), 64).strip(),
+        title=printable(str(title).encode(errors="replace"), 64).strip(),
     )
 
 
@@ -172,8 +176,10 @@ async def _read(binary: str, accel: str, machine: str) -> CpuModels:
     try:
         async with asked(binary, accel="tcg", machine=machine) as qemu:
             vendors = {model.name: (await expand(qemu, model.name)).vendor for model in found.models}
-    except KvmaffError:  # a binary without TCG
-        vendors = {}
+    except QemuError as error:
+        if "invalid accelerator" not in error.why:
+            raise
+        vendors = {}  # a binary without TCG
     models = (attrs.evolve(model, vendor=vendors.get(model.name)) for model in found.models)
     return attrs.evolve(found, models=tuple(models))
 
@@ -205,7 +211,8 @@ async def _read_all(qemu: Conversation, binary: str, accel: str, machine: str) -
         made_up = (
             every.features - (await expand(qemu, "max", {"migratable": False, _INTEL_ONLY: False})).features
         )
-    with_svm, with_vmx = await _nested(qemu, every.names)
+    with_svm = await dependents(qemu, every.names, every.names & {"svm"})
+    with_vmx = await dependents(qemu, every.names, every.names & {"vmx"})
     host = HostCpu(
         name="this host",
         arch=arch,
@@ -247,17 +254,25 @@ def _phys_bits() -> int | None:
         return None
 
 
-async def _nested(qemu: Conversation, names: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
-    """What depends on ``svm``, and what on ``vmx``: what a CPU that has everything loses with it."""
+async def dependents(qemu: Conversation, names: frozenset[str], gone: frozenset[str]) -> frozenset[str]:
+    """
+    Say what goes with some features: what a CPU that has everything loses besides.
+
+    Args:
+        qemu: The QEMU.
+        names: All features that it knows.
+        gone: Some of them.
+
+    Returns:
+        The others that QEMU takes out with them.
+
+    Raises:
+        QemuError: What it answers cannot be true.
+    """
     everything = dict.fromkeys(sorted(names), True)
-    whole = (await expand(qemu, "base", everything)).features
-    lost = []
-    for name in ("svm", "vmx"):
-        without = (
-            (await expand(qemu, "base", {**everything, name: False})).features if name in names else whole
-        )
-        lost.append(whole - without - {name})
-    return lost[0], lost[1]
+    whole = await expand(qemu, "base", everything)
+    less = await expand(qemu, "base", {**everything, **dict.fromkeys(sorted(gone), False)})
+    return whole.features - less.features - gone
 
 
 def _version(answer: object, wrong: list[str]) -> tuple[tuple[int, int, int], str]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import attrs
 
 from kvmaff.cpumodel.model import CpuModel, HostCpu
-from kvmaff.cpumodel.reading import FEATURE, MODEL, MOST_FEATURES
+from kvmaff.cpumodel.reading import FEATURE, MODEL, MOST_FEATURES, VENDOR
 from kvmaff.cpumodel.table import CpuModels, sorted_names
 from kvmaff.kernel.text import printable
 
@@ -68,25 +68,24 @@ def host_from(data: object, name: str) -> HostCpu:
     """
     if not isinstance(data, dict) or data.get("kvmaff") != "host cpu":
         raise ValueError("is no capture of a host's CPU (kvmaff cpumodel host writes one)")
-    if data.get("format") != FORMAT:
+    if type(data.get("format")) is not int or data["format"] != FORMAT:
         said = json.dumps(data.get("format"))[:16]
         raise ValueError(
             f"is of format {printable(said.encode())}; this kvmaff reads {FORMAT}: update the older one"
         )
     wrong: list[str] = []
     values = {key: _taken(data, key, check, wrong) for key, check in _HOST.items()}
+    strange = [key for key in data if key not in _HOST and key not in {"kvmaff", "format"}]
     wrong += [
-        f"{printable(str(key).encode(errors='replace'), 32)!r} is no field of it"
-        for key in data
-        if key not in _HOST and key not in {"kvmaff", "format"}
+        f"{printable(str(key).encode(errors='replace'), 32)!r} is no field of it" for key in strange[:6]
     ]
     if wrong:
         raise ValueError(*wrong)
     features, staying, lacks = values["features"], values["staying"], values["lacks"]
     if twice := features & lacks:
         wrong.append(f"it has and lacks {_some(twice)}")
-    if strange := staying - features:
-        wrong.append(f"'staying' has what 'features' has not: {_some(strange)}")
+    if odd := staying - features:
+        wrong.append(f"'staying' has what 'features' has not: {_some(odd)}")
     if (values["source"] == "qmp") != (values["qemu"] is not None):
         wrong.append("'qemu' is the version of the QEMU that was asked, and null where none was")
     if values["source"] == "cpuinfo" and lacks:
@@ -182,6 +181,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _vendor(value: Any) -> str:
+    if not isinstance(value, str) or not VENDOR.fullmatch(value):
+        raise ValueError("is no vendor: 12 characters at most, as GenuineIntel")
+    return value
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("is no true or false")  # noqa: TRY004 - all damage is one kind of error
@@ -252,7 +257,7 @@ _HOST: dict[str, Callable[[Any], Any]] = {
     "qemu": _or_none(_version),
     "kernel": _text,
     "phys_bits": _or_none(_bits),
-    "vendor": _text,
+    "vendor": _vendor,
     **_CPU,
     "staying": _features,
     "lacks": _features,
@@ -260,7 +265,7 @@ _HOST: dict[str, Callable[[Any], Any]] = {
 _MODEL: dict[str, Callable[[Any], Any]] = {
     "name": _name,
     "alias_of": _or_none(_name),
-    "vendor": _or_none(_text),
+    "vendor": _or_none(_vendor),
     **_CPU,
     "fixed": _flag,
     "deprecated": _flag,

@@ -8,6 +8,8 @@ Rule (QEMU target/i386/cpu.c, x86_cpu_parse_featurestr; hw/core/cpu-common.c): `
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
 from kvmaff.errors import WrongUsage
@@ -16,6 +18,8 @@ from kvmaff.kernel.text import printable
 __all__ = ["CpuText", "parse_cpu"]
 
 _LONGEST = 1 << 16
+_TEXTS = frozenset({"model-id", "vendor", "hv-vendor-id"})
+_NUMBER = re.compile(r"-?(?:0[xX][0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,19})", re.ASCII)
 _YES = {
     "on": True,
     "yes": True,
@@ -73,17 +77,18 @@ def parse_cpu(text: str) -> CpuText:
         elif sign:
             (plus if sign == "+" else minus)[name] = sign == "+"
         else:
-            props[name] = _value(value) if has_value else True
+            props[name] = _value(name, value) if has_value else True
     if wrong:
         said = printable(text.encode(errors="replace"), 64)
         raise WrongUsage.of([f"-cpu {said!r}: {one}" for one in wrong])
     return CpuText(model=model, props={**props, **plus, **minus})
 
 
-def _value(value: str) -> bool | int | str:
+def _value(name: str, value: str) -> bool | int | str:
+    if name in _TEXTS:
+        return value
     if value in _YES:
         return _YES[value]
-    try:
-        return int(value, 0)
-    except ValueError:
-        return value
+    if _NUMBER.fullmatch(value) and abs(number := int(value, 0)) < 1 << 64:
+        return number
+    return value

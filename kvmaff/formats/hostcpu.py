@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from kvmaff.cpumodel.model import HostCpu
 from kvmaff.cpumodel.stored import host_data, host_from
@@ -64,13 +65,17 @@ def load_host_cpu(path: str | os.PathLike[str], *, name: str | None = None) -> H
     except SpecError as error:
         raise HostReadError(str(error), path=where) from error
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise HostReadError(
             f"{cleaned(where)}:{error.lineno}: is no JSON: {error.msg}", path=where
         ) from error
     except RecursionError:
         raise HostReadError(f"{cleaned(where)}: is nested too deeply", path=where) from None
+    except _TwiceError as error:
+        raise HostReadError(
+            f"{cleaned(where)}: says twice what {cleaned(error.args[0])!r} is", path=where
+        ) from None
     except ValueError as error:  # int() on more digits than it takes
         raise HostReadError(f"{cleaned(where)}: has a number of too many digits", path=where) from error
     try:
@@ -107,6 +112,19 @@ def load_host_cpus(paths: Sequence[str | os.PathLike[str]]) -> tuple[HostCpu, ..
     if twice:
         raise RequestError.of([f"{cleaned(path)}: is given twice" for path in twice])
     return tuple(found)
+
+
+class _TwiceError(ValueError):
+    """A field is there twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(key[:32])
+        found[key] = value
+    return found
 
 
 def _stem(path: str) -> str:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as hs
 
 import kvmaff.testing.inputs_cpus as st
-from kvmaff.cpumodel.baseline import Baseline, baseline, baselines
+from kvmaff.cpumodel.baseline import Baseline, baseline, baselines, kept_names
 from kvmaff.cpumodel.explain import explain_cpu
+from kvmaff.cpumodel.groups import group_hosts
 from kvmaff.cpumodel.model import GIVEN_BY_KVM, HostCpu
 from kvmaff.cpumodel.spelling import spelling_cost
 from kvmaff.cpumodel.table import CpuModels
@@ -149,6 +150,31 @@ def test_without(models: CpuModels) -> None:
     assert "arch-capabilities" in {name for name, _, _ in found.blockers}
     with pytest.raises(WrongUsage, match="did you mean arch-capabilities"):
         baseline([host], models, without=["arch_capabilitys", "nonsense-of-mine"])
+
+
+def test_groups_count_what_the_baseline_has(models: CpuModels) -> None:
+    """Hosts that differ in what is left out alone, with what goes with it, are one group and lose nothing in it."""
+    one = st.host_like(models, models.get("Cascadelake-Server-v2"), name="one")
+    own = frozenset({"arch-capabilities", "rdctl-no", "ibrs-all", "skip-l1dfl-vmentry", "mds-no"})
+    other = attrs.evolve(one, name="other", features=one.features - own, lacks=one.lacks | own)
+    names = kept_names(models, without=["arch-capabilities"])
+    assert own & models.names <= models.names - names
+    assert [(one, other)] == list(group_hosts([one, other], names=names).groups)
+    assert 2 == len(group_hosts([one, other], names=kept_names(models)).groups)
+    first, second = baselines([[one], [one, other]], models, without=["arch-capabilities"])
+    assert first.features == second.features
+    assert not kept_names(models, nested=False) & models.nested
+
+
+def test_notes(models: CpuModels) -> None:
+    """A model of another vendor that was asked for is no surprise; an older QEMU is a note."""
+    host = st.host_like(models, models.get("Skylake-Client-v1"))
+    assert () == baseline([host], models, model="EPYC-v1").notes
+    assert () == baseline([host], models, model="max").notes
+    (note,) = baseline([attrs.evolve(host, qemu=(6, 0, 0))], models).notes
+    assert "QEMU 6.0.0" in note
+    (note,) = baseline([attrs.evolve(host, vendor="VIA VIA VIA")], models).notes
+    assert "has no model of VIA VIA VIA" in note
 
 
 def test_vendors(models: CpuModels) -> None:

@@ -33,13 +33,17 @@ WORDS = hs.sampled_from(FREE).flatmap(
 
 def test_reading() -> None:
     """Signs hold against equal signs wherever they stand, and minus against plus."""
-    found = parse_cpu("EPYC-v1,-aes,+aes,avx2=off,+avx2,sse4_2,family=0x17,vendor=GenuineIntel,,enforce")
+    found = parse_cpu(
+        "EPYC-v1,-aes,+aes,avx2=off,+avx2,sse4_2,family=0x17,model-id=42,stepping=1_0,vendor=GenuineIntel,,enforce"
+    )
     assert "EPYC-v1" == found.model
     assert {
         "aes": False,
         "avx2": True,
         "sse4-2": True,
         "family": 0x17,
+        "model-id": "42",
+        "stepping": "1_0",
         "vendor": "GenuineIntel",
         "enforce": True,
     } == found.props

@@ -36,7 +36,11 @@ def hosts(draw: hs.DrawFn) -> HostCpu:
         source=source,
         qemu=draw(hs.tuples(numbers, numbers, numbers)) if source == "qmp" else None,
         kernel=draw(TEXTS),
-        vendor=draw(TEXTS),
+        vendor=draw(
+            hs.sampled_from(
+                ["GenuineIntel", "AuthenticAMD", "  Shanghai  ", "Genuine  RDC", "VIA VIA VIA", ""]
+            )
+        ),
         family=draw(numbers),
         model=draw(numbers),
         stepping=draw(numbers),
@@ -129,6 +133,8 @@ DAMAGE = {
     "[" * 100_000: "nested too deeply",
     "\udcff": "not UTF-8",
     "1" * 5000: "too many digits",
+    '{"kvmaff": 1, "kvmaff": "host cpu"}': "says twice what 'kvmaff' is",
+    '{"kvmaff": "host cpu", "format": true}': "format true",
     "x" * (2 << 20): "larger than",
 }
 
@@ -148,7 +154,9 @@ def test_all_that_is_wrong(tmp_path: Path) -> None:
     """All mistakes of all files at once."""
     data = host_data(HOST)
     one, other = tmp_path / "one.json", tmp_path / "other.json"
-    one.write_text(json.dumps({**data, "family": -1, "features": ["\x1b[31m"], "arch": "arm", "x\x1b": 1}))
+    one.write_text(
+        json.dumps({**data, "family": -1, "features": ["\x1b[31m"], "vendor": "A,-nx", "x\x1b": 1})
+    )
     other.write_text(json.dumps({**data, "lacks": ["lm"], "staying": ["aes"], "qemu": None}))
     with pytest.raises(HostReadError) as caught:
         load_host_cpus([one, other, tmp_path / "missing.json"])
