@@ -9,7 +9,7 @@ from kvmaff.cpumodel.level import level_of
 from kvmaff.cpumodel.model import CpuModel, HostCpu, Verdict, judge
 from kvmaff.cpumodel.reading import expand
 from kvmaff.cpumodel.table import CpuModels
-from kvmaff.cpumodel.text import parse_cpu
+from kvmaff.cpumodel.text import CpuText, parse_cpu
 from kvmaff.errors import QmpRefused, WrongUsage
 from kvmaff.guest.plainly import plainly
 
@@ -89,11 +89,11 @@ def explain_cpu(text: str, models: CpuModels, *, host: HostCpu | None = None) ->
     named = models.get(said.model)
     model = models.resolved(named)
     verdict, features = models.judge(named, host), named.features
-    if said.props:
-        features = _expanded(models, said.model, said.props)
+    if said.words:
+        props, features = _expanded(models, said)
         # what is asked for by name is not turned off by KVM
-        off = models.off(host) - {name for name, value in said.props.items() if value is True}
-        verdict = judge(features, host, off=off) if named.fixed else _on_a_host(said.props, verdict, host)
+        off = models.off(host) - {name for name, value in props.items() if value is True}
+        verdict = judge(features, host, off=off) if named.fixed else _on_a_host(props, verdict, host)
     family = model.name.rpartition("-v")[0] or model.name
     others = [one for one in models.models if one.alias_of is None and one.name != model.name]
     return Explained(
@@ -119,18 +119,33 @@ def explain_cpu(text: str, models: CpuModels, *, host: HostCpu | None = None) ->
     )
 
 
-def _expanded(models: CpuModels, name: str, props: dict[str, bool | int | str]) -> frozenset[str]:
-    async def whole() -> frozenset[str]:
+_Props = dict[str, bool | int | str]
+
+
+def _expanded(models: CpuModels, said: CpuText) -> tuple[_Props, frozenset[str]]:
+    """What is set, each feature by one name, and what that makes."""
+
+    async def whole() -> tuple[_Props, frozenset[str]]:
         async with asked(models.binary, accel=models.accel, machine=models.machine) as qemu:
             try:
-                return (await expand(qemu, name, props)).features
+                nothing = (await expand(qemu, "base")).features
+                names: dict[str, str] = {}
+                for name, value in said.words:
+                    if isinstance(value, bool) and name not in models.names and name not in _SETTINGS:
+                        # another name of a feature turns on just this one
+                        found = (await expand(qemu, "base", {name: True})).features - nothing
+                        names[name] = next(iter(found)) if len(found) == 1 else name
+                props: _Props = {}
+                for name, value in said.words:
+                    props[names.get(name, name)] = value
+                return props, (await expand(qemu, said.model, props)).features
             except QmpRefused as error:
                 raise WrongUsage.of([f"{models.binary} refuses this -cpu: {error.reason}"]) from error
 
     return plainly(whole)
 
 
-def _on_a_host(props: dict[str, bool | int | str], verdict: Verdict, host: HostCpu) -> Verdict:
+def _on_a_host(props: _Props, verdict: Verdict, host: HostCpu) -> Verdict:
     """``host`` and ``max`` have what their host has; what is asked for besides may not be there."""
     more = judge([name for name, value in props.items() if value is True and name not in _SETTINGS], host)
     return Verdict(missing=verdict.missing | more.missing, unknown=verdict.unknown | more.unknown)

@@ -39,11 +39,16 @@ class CpuText:
 
     Attributes:
         model: The model's name.
-        props: What is set otherwise than it is in the model, by property; the last word on each.
+        words: (property, value) of what is set otherwise than it is in the model, in the order in which QEMU does so.
     """
 
     model: str
-    props: dict[str, bool | int | str]
+    words: tuple[tuple[str, bool | int | str], ...]
+
+    @property
+    def props(self) -> dict[str, bool | int | str]:
+        """The last word on each property; one with several names (``sse4-2``, ``sse4.2``) may be there with each."""
+        return dict(self.words)
 
 
 def parse_cpu(text: str) -> CpuText:
@@ -63,9 +68,8 @@ def parse_cpu(text: str) -> CpuText:
         raise WrongUsage.of([f"a -cpu is printable text of at most {_LONGEST} characters"])
     model, *words = text.split(",")
     wrong = [] if model and "=" not in model and model[0] not in "+-" else ["it begins with the model's name"]
-    props: dict[str, bool | int | str] = {}
-    plus: dict[str, bool] = {}
-    minus: dict[str, bool] = {}
+    equal: list[tuple[str, bool | int | str]] = []
+    signed: list[tuple[str, bool]] = []
     for word in words:
         if not word:
             continue
@@ -75,13 +79,14 @@ def parse_cpu(text: str) -> CpuText:
         if not name or (sign and has_value):
             wrong.append(f"{printable(word.encode(), 32)!r} is no property")
         elif sign:
-            (plus if sign == "+" else minus)[name] = sign == "+"
+            signed.append((name, sign == "+"))
         else:
-            props[name] = _value(name, value) if has_value else True
+            equal.append((name, _value(name, value) if has_value else True))
     if wrong:
         said = printable(text.encode(errors="replace"), 64)
         raise WrongUsage.of([f"-cpu {said!r}: {one}" for one in wrong])
-    return CpuText(model=model, props={**props, **plus, **minus})
+    signed.sort(key=lambda pair: not pair[1])
+    return CpuText(model=model, words=(*equal, *signed))
 
 
 def _value(name: str, value: str) -> bool | int | str:
