@@ -84,7 +84,7 @@ def test_whatever_it_answers(data: hs.DataObject) -> None:
     for _ in range(data.draw(hs.integers(1, 3))):
         key = data.draw(hs.sampled_from(sorted(said)))
         path = data.draw(hs.sampled_from(places(said[key])))
-        junk = data.draw(JUNK)
+        junk = copy.deepcopy(data.draw(JUNK))  # the next junk may be put into it
         if not path:
             said[key] = junk
             continue
