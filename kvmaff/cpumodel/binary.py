@@ -244,7 +244,7 @@ def need_x86(binary: str, arch: object) -> str:
     Raises:
         Unsupported: It is another one.
     """
-    if arch in {"x86_64", "i386"}:
+    if arch in ("x86_64", "i386"):  # of whatever type, also what cannot be in a set
         return str(arch)
     said = printable(str(arch).encode(errors="replace"), 32)
     raise Unsupported(
