@@ -118,8 +118,10 @@ async def asked(
         except TimeoutError:
             raise _error(binary, f"did not greet over QMP within {timeout:g} s; it is no QEMU") from None
         except Exception as error:  # whatever the peer provokes in the library is its fault
-            begun = client.greeting is not None
-            raise _error(binary, await child.why(what_went_wrong(error), begun=begun)) from error
+            cause = what_went_wrong(error)
+            if cause != "closed the connection":  # what it says then is about our leaving
+                raise _error(binary, f"{cause}; it is no QEMU") from error
+            raise _error(binary, await child.why(cause, begun=client.greeting is not None)) from error
         stack.push_async_callback(lambda: to_its_end(_leave(client)))
         conversation = Conversation(
             client, pid=child.pid, who=printable(os.fsencode(binary)), timeout=timeout, owner=binary
